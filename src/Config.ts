@@ -1,0 +1,172 @@
+/**
+ * Owns the environment: the only file that reads it. Every value has a default, is validated at start, and is
+ * documented in `.env.example`.
+ *
+ * Does not decide anything: `Server.ts` picks adapters from what is read here.
+ */
+import { Config, Context, Duration, Effect, Layer, Option, Redacted, Schema } from "effect"
+
+/** The settings of one process. Text that is empty or blank counts as absent. */
+export interface Settings {
+  readonly host: string
+  readonly port: number
+  /** `undefined`: the embedded database, in `dataDir`. */
+  readonly databaseUrl: Redacted.Redacted | undefined
+  /** Connections the Postgres pool may open. */
+  readonly databasePoolSize: number
+  readonly dataDir: string
+  readonly llm: LlmSettings
+  readonly tavilyApiKey: Redacted.Redacted | undefined
+  /** Keys that callers may present. Empty: no credentials, loopback only. */
+  readonly apiKeys: ReadonlyArray<Redacted.Redacted>
+  readonly corsOrigins: ReadonlyArray<string>
+  /** How long running turns may go on after SIGTERM. */
+  readonly shutdownGrace: Duration.Duration
+  readonly logLevel: "Debug" | "Info" | "Warn" | "Error" | "None"
+  readonly logFormat: "pretty" | "json"
+}
+
+export interface LlmSettings {
+  /** `undefined` with a key or a model: OpenAI's own. */
+  readonly baseUrl: string | undefined
+  readonly apiKey: Redacted.Redacted | undefined
+  readonly model: string | undefined
+  readonly modelFast: string | undefined
+  readonly modelCreative: string | undefined
+  /** Tried in order when the model asked for stays unavailable. */
+  readonly fallbackModels: ReadonlyArray<string>
+  /** Tokens of history a model call may carry, counted by estimate; oldest turns go first. */
+  readonly historyTokens: number
+  readonly connectTimeout: Duration.Duration
+  readonly firstTokenTimeout: Duration.Duration
+  /** Between two tokens, once the first has come. */
+  readonly tokenTimeout: Duration.Duration
+  /** One model call, whole. */
+  readonly totalTimeout: Duration.Duration
+}
+
+/** One or more values of the environment are wrong; one line for each. */
+export class ConfigInvalid extends Schema.TaggedError<ConfigInvalid>()("ConfigInvalid", {
+  problems: Schema.Array(Schema.String)
+}) {
+  override get message() {
+    return this.problems.join("\n")
+  }
+}
+
+export class AppConfig extends Context.Service<AppConfig, Settings>()("voice-agent/Config/AppConfig") {
+  static readonly layer: Layer.Layer<AppConfig, ConfigInvalid> = Layer.effect(
+    AppConfig,
+    Effect.suspend(() => read)
+  )
+}
+
+const loopbackHosts: ReadonlyArray<string> = ["127.0.0.1", "localhost", "::1"]
+
+/** Whether a server on `host` is reachable from this machine only. */
+export const isLoopback = (host: string): boolean => loopbackHosts.includes(host) || host.startsWith("127.")
+
+const blankAsAbsent = (value: Option.Option<string>) =>
+  Option.filter(
+    Option.map(value, (text) => text.trim()),
+    (text) => text !== ""
+  )
+
+const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
+  const problems: Array<string> = []
+
+  const text = (name: string) =>
+    Config.option(Config.String(name)).pipe(
+      Effect.map((value) => Option.getOrUndefined(blankAsAbsent(value))),
+      Effect.catch((error) => Effect.sync(() => void problems.push(`${name}: ${error.message}`)))
+    )
+  const secret = (...names: ReadonlyArray<string>) =>
+    Effect.gen(function* () {
+      for (const name of names) {
+        const value = yield* text(name)
+        if (value !== undefined) return Redacted.make(value)
+      }
+      return undefined
+    })
+  const list = (name: string) =>
+    Effect.map(text(name), (value) =>
+      (value ?? "")
+        .split(",")
+        .map((item) => item.trim())
+        .filter((item) => item !== "")
+    )
+  /** `parse` answers `undefined` for what does not fit; the value itself is shown, so no secrets here. */
+  const parsed = <A>(name: string, fallback: A, expected: string, parse: (text: string) => A | undefined) =>
+    Effect.map(text(name), (value) => {
+      if (value === undefined) return fallback
+      const result = parse(value)
+      if (result === undefined) problems.push(`${name}: expected ${expected}, got ${JSON.stringify(value)}`)
+      return result ?? fallback
+    })
+  const integer = (name: string, fallback: number, min: number, max: number) =>
+    parsed(name, fallback, `a whole number from ${min} to ${max}`, (value) => {
+      const number = Number(value)
+      return Number.isInteger(number) && number >= min && number <= max ? number : undefined
+    })
+  const oneOf = <const L extends string>(name: string, fallback: L, choices: ReadonlyArray<L>) =>
+    parsed<L>(name, fallback, `one of ${choices.join(", ")}`, (value) =>
+      choices.find((choice) => choice.toLowerCase() === value.toLowerCase())
+    )
+  const duration = (name: string, fallback: Duration.Duration) =>
+    parsed(name, fallback, `a duration such as "500 millis" or "20 seconds"`, (value) => {
+      const seconds = Number(value)
+      const result = Number.isFinite(seconds)
+        ? Option.some(Duration.seconds(seconds))
+        : Duration.fromInput(value as Duration.Input)
+      return Option.getOrUndefined(
+        Option.filter(result, (d) => Duration.isFinite(d) && !Duration.isNegative(d))
+      )
+    })
+  const url = (name: string, protocols: ReadonlyArray<string>) =>
+    Effect.map(text(name), (value) => {
+      if (value === undefined) return undefined
+      if (!URL.canParse(value) || !protocols.includes(new URL(value).protocol)) {
+        problems.push(
+          `${name}: expected a URL that starts with ${protocols.map((p) => `${p}//`).join(" or ")}`
+        )
+        return undefined
+      }
+      return value
+    })
+
+  const databaseUrl = yield* url("DATABASE_URL", ["postgres:", "postgresql:"])
+  const settings: Settings = {
+    host: (yield* text("HOST")) ?? "127.0.0.1",
+    port: yield* integer("PORT", 8000, 0, 65535),
+    databaseUrl: databaseUrl === undefined ? undefined : Redacted.make(databaseUrl),
+    databasePoolSize: yield* integer("DATABASE_POOL_SIZE", 10, 1, 1000),
+    dataDir: (yield* text("DATA_DIR")) ?? ".data",
+    llm: {
+      baseUrl: yield* url("LLM_BASE_URL", ["http:", "https:"]),
+      apiKey: yield* secret("LLM_API_KEY", "OPENAI_API_KEY"),
+      model: yield* text("LLM_MODEL"),
+      modelFast: yield* text("LLM_MODEL_FAST"),
+      modelCreative: yield* text("LLM_MODEL_CREATIVE"),
+      fallbackModels: yield* list("LLM_FALLBACK_MODELS"),
+      historyTokens: yield* integer("LLM_HISTORY_TOKENS", 8000, 100, 2_000_000),
+      connectTimeout: yield* duration("LLM_CONNECT_TIMEOUT", Duration.seconds(10)),
+      firstTokenTimeout: yield* duration("LLM_FIRST_TOKEN_TIMEOUT", Duration.seconds(30)),
+      tokenTimeout: yield* duration("LLM_TOKEN_TIMEOUT", Duration.seconds(30)),
+      totalTimeout: yield* duration("LLM_TOTAL_TIMEOUT", Duration.seconds(120))
+    },
+    tavilyApiKey: yield* secret("TAVILY_API_KEY"),
+    apiKeys: (yield* list("API_KEYS")).map((key) => Redacted.make(key)),
+    corsOrigins: yield* list("CORS_ORIGINS"),
+    shutdownGrace: yield* duration("SHUTDOWN_GRACE", Duration.seconds(20)),
+    logLevel: yield* oneOf("LOG_LEVEL", "Info", ["Debug", "Info", "Warn", "Error", "None"]),
+    logFormat: yield* oneOf("LOG_FORMAT", "pretty", ["pretty", "json"])
+  }
+
+  if (!isLoopback(settings.host) && settings.apiKeys.length === 0) {
+    problems.push(
+      `HOST: ${settings.host} is reachable from other machines, and no credentials are configured. Set API_KEYS, or HOST=127.0.0.1`
+    )
+  }
+  if (problems.length > 0) return yield* new ConfigInvalid({ problems })
+  return settings
+})

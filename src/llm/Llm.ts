@@ -1,0 +1,108 @@
+/**
+ * Owns the port to language models: which model answers a request, and the policy around one call.
+ *
+ * Does not know a wire protocol (the providers do), keep history or run tools (the agent does).
+ */
+import { Context, type Duration, type Effect, Schema, type Stream } from "effect"
+import type { LanguageModel, Prompt, Response, Toolkit } from "effect/ai"
+
+export type ModelVariant = "default" | "fast" | "creative"
+
+/** What a caller may ask of a model. A setting given here wins over what the variant implies. */
+export interface ModelOverride {
+  readonly model?: string | undefined
+  /** 0 to 2. */
+  readonly temperature?: number | undefined
+  /** Most tokens of one reply, 1 to 32000. */
+  readonly maxTokens?: number | undefined
+}
+
+/** One model with the settings of one call, decided. */
+export interface ModelSettings {
+  readonly model: string
+  readonly temperature?: number | undefined
+  readonly maxTokens?: number | undefined
+}
+
+/**
+ * A source of `effect/ai` language models. Any `@effect/ai-*` package fits: hand its `make` here.
+ */
+export class LlmProvider extends Context.Service<
+  LlmProvider,
+  {
+    /** As OpenTelemetry's `gen_ai.provider.name` spells it: `openai`, `offline`, … */
+    readonly name: string
+    /** Models it answers with when a request names none. */
+    readonly models: { readonly default: string; readonly fast: string; readonly creative: string }
+    /** Whether real language is understood. False for the rule-based stand-in. */
+    readonly isOffline: boolean
+    readonly languageModel: (settings: ModelSettings) => Effect.Effect<LanguageModel.LanguageModel>
+  }
+>()("voice-agent/llm/LlmProvider") {}
+
+export type LlmFailureReason =
+  | "connection"
+  | "timeout"
+  | "rate_limited"
+  | "server_error"
+  | "rejected"
+  | "bad_response"
+
+/** The model gave no complete answer, and trying further would not help. */
+export class LlmUnavailable extends Schema.TaggedError<LlmUnavailable>()("LlmUnavailable", {
+  reason: Schema.Literals([
+    "connection",
+    "timeout",
+    "rate_limited",
+    "server_error",
+    "rejected",
+    "bad_response"
+  ]),
+  model: Schema.String,
+  /** Whether part of the reply had already been streamed. */
+  midStream: Schema.Boolean,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {
+  override get message() {
+    return `${this.model}: ${this.reason}${this.midStream ? " in the middle of the reply" : ""}`
+  }
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: a toolkit of tools known at run time only
+export type AnyToolkit = Toolkit.WithHandler<any>
+// biome-ignore lint/suspicious/noExplicitAny: as above
+export type LlmPart = Response.StreamPart<any>
+
+export interface LlmRequest {
+  readonly prompt: Prompt.Prompt
+  /** The tools the model may call. Calls are only announced, never run here. */
+  readonly toolkit: AnyToolkit | undefined
+  readonly variant: ModelVariant
+  readonly override: ModelOverride
+}
+
+export class Llm extends Context.Service<
+  Llm,
+  {
+    readonly provider: string
+    readonly isOffline: boolean
+    /** The models in use, by variant, then the fallbacks. */
+    readonly models: { readonly default: string; readonly fast: string; readonly creative: string }
+    readonly fallbackModels: ReadonlyArray<string>
+    /** The model a request would be sent to first. */
+    readonly modelFor: (variant: ModelVariant, override: ModelOverride) => string
+    /**
+     * One model call. Parts that arrive together stay in one chunk. Ends with a `finish` part, or fails once:
+     * what came before the failure has been emitted.
+     */
+    readonly stream: (request: LlmRequest) => Stream.Stream<LlmPart, LlmUnavailable>
+  }
+>()("voice-agent/llm/Llm") {}
+
+/** Limits of one model call. Source: the failure policy in docs/ARCHITECTURE.md. */
+export interface LlmTimeouts {
+  readonly connect: Duration.Duration
+  readonly firstToken: Duration.Duration
+  readonly betweenTokens: Duration.Duration
+  readonly total: Duration.Duration
+}
