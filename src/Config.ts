@@ -20,6 +20,10 @@ export interface Settings {
   /** Keys that callers may present. Empty: no credentials, loopback only. */
   readonly apiKeys: ReadonlyArray<Redacted.Redacted>
   readonly corsOrigins: ReadonlyArray<string>
+  /** Turns open at once, waiting ones included; more are refused. */
+  readonly maxConcurrentTurns: number
+  /** One turn, whole: waiting, model calls and tools. */
+  readonly turnTimeout: Duration.Duration
   /** How long running turns may go on after SIGTERM. */
   readonly shutdownGrace: Duration.Duration
   readonly logLevel: "Debug" | "Info" | "Warn" | "Error" | "None"
@@ -157,6 +161,8 @@ const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
     tavilyApiKey: yield* secret("TAVILY_API_KEY"),
     apiKeys: (yield* list("API_KEYS")).map((key) => Redacted.make(key)),
     corsOrigins: yield* list("CORS_ORIGINS"),
+    maxConcurrentTurns: yield* integer("MAX_CONCURRENT_TURNS", 2000, 1, 1_000_000),
+    turnTimeout: yield* duration("TURN_TIMEOUT", Duration.minutes(5)),
     shutdownGrace: yield* duration("SHUTDOWN_GRACE", Duration.seconds(20)),
     logLevel: yield* oneOf("LOG_LEVEL", "Info", ["Debug", "Info", "Warn", "Error", "None"]),
     logFormat: yield* oneOf("LOG_FORMAT", "pretty", ["pretty", "json"])

@@ -1,0 +1,258 @@
+/**
+ * Owns the loop of one turn: ask the model, run the tools it asks for, ask again, until it answers.
+ *
+ * Does not decide when a turn runs, keep it, or know who listens (`Turns` does all three).
+ */
+import { Clock, Context, Effect, Layer, Stream } from "effect"
+import type { Response } from "effect/ai"
+import { AppConfig } from "../Config.ts"
+import { Llm, type LlmPart, LlmUnavailable, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
+import { SpanName } from "../observability/SpanName.ts"
+import { Tools } from "../tools/Tools.ts"
+import { buildPrompt, parseArguments, type TurnRecord } from "./Prompt.ts"
+import type { RequestedCall, Transcript } from "./Transcript.ts"
+import type { FinalEvent, Node, TurnEvent } from "./TurnEvent.ts"
+
+/** Model calls that may ask for tools. After the last, the model is asked to answer with what is known. */
+const maxRounds = 7
+
+/** Tool calls of one step that run at once. */
+const toolConcurrency = 8
+
+export interface AgentTurn {
+  readonly sessionId: string
+  readonly userId: string | undefined
+  /** The turns before this one, oldest first. */
+  readonly history: ReadonlyArray<TurnRecord>
+  readonly variant: ModelVariant
+  readonly override: ModelOverride
+  /** Written as the turn goes on. */
+  readonly transcript: Transcript
+  readonly emit: (event: Exclude<TurnEvent, FinalEvent>) => void
+}
+
+export class Agent extends Context.Service<
+  Agent,
+  {
+    /** Runs the turn to its reply, which is in the transcript then. What it said before a failure is there too. */
+    readonly run: (turn: AgentTurn) => Effect.Effect<void, LlmUnavailable>
+  }
+>()("voice-agent/agent/Agent") {
+  static readonly layerNoDeps: Layer.Layer<Agent, never, Llm | Tools | AppConfig> = Layer.effect(
+    Agent,
+    Effect.suspend(() => make)
+  )
+}
+
+const displayNames: Readonly<Record<Node, string>> = {
+  process_input: "Read the message",
+  call_llm: "Ask the model",
+  handle_tools: "Run the tools",
+  format_response: "Finish the reply"
+}
+
+const cut = (text: string, length: number) => (text.length <= length ? text : text.slice(0, length))
+
+/** Arguments as a client may draw them: every string cut at 100 characters. */
+const shownArguments = (text: string): unknown => {
+  try {
+    return JSON.parse(text, (_, value) => (typeof value === "string" ? cut(value, 100) : value))
+  } catch {
+    return cut(text, 100)
+  }
+}
+
+const make = Effect.gen(function* () {
+  const llm = yield* Llm
+  const tools = yield* Tools
+  const { historyTokens } = (yield* AppConfig).llm
+  const toolkit = tools.list.length === 0 ? undefined : tools.toolkit
+
+  /** Reads one model call into the transcript. Answers the tool calls it asks for. */
+  const callLlm = Effect.fnUntraced(function* (turn: AgentTurn, step: number) {
+    const { emit, transcript } = turn
+    const prompt = yield* Effect.withSpan(
+      Effect.sync(() => buildPrompt(turn.history, transcript.record, historyTokens)),
+      SpanName.buildMessages
+    )
+    emit({ level: "node", type: "llm_streaming", data: { phase: "started", details: transcript.model } })
+    const calls: Array<RequestedCall> = []
+    let streaming = false
+    const take = (parts: ReadonlyArray<LlmPart>) => {
+      let text = ""
+      for (const part of parts) {
+        if (part.type === "text-delta") text += part.delta
+        else if (part.type === "tool-call") calls.push(requestedCall(part))
+        else if (part.type === "response-metadata") transcript.model = part.modelId ?? transcript.model
+        else if (part.type === "finish") recordUsage(turn, step, part)
+      }
+      if (text === "") return Effect.void
+      if (!streaming) {
+        streaming = true
+        emit({
+          level: "node",
+          type: "llm_streaming",
+          data: { phase: "streaming", details: transcript.model }
+        })
+      }
+      transcript.reply += text
+      emit({ type: "delta", content: text })
+      return Effect.void
+    }
+    yield* Stream.runForEachArray(
+      llm.stream({
+        prompt,
+        toolkit: step < maxRounds ? toolkit : undefined,
+        variant: turn.variant,
+        override: turn.override
+      }),
+      take
+    )
+    emit({ level: "node", type: "llm_streaming", data: { phase: "finished", details: transcript.model } })
+    return calls
+  }, Effect.withSpan(SpanName.callLlm))
+
+  const runTool = Effect.fnUntraced(function* (turn: AgentTurn, call: RequestedCall) {
+    turn.emit({ level: "node", type: "tool_executing", data: { tool: call.name } })
+    const result = yield* tools.call(call.name, parseArguments(call.arguments))
+    turn.emit({
+      level: "node",
+      type: "tool_result",
+      data: {
+        tool: call.name,
+        success: result.success,
+        summary: cut(result.error ?? result.content, 200),
+        duration_ms: Math.round(result.durationMillis)
+      }
+    })
+    return result
+  })
+
+  const handleTools = Effect.fnUntraced(function* (
+    turn: AgentTurn,
+    step: number,
+    calls: ReadonlyArray<RequestedCall>
+  ) {
+    const finish = turn.transcript.request(step, calls)
+    turn.emit({
+      type: "tool_calls",
+      tool_calls: calls.map((call) => ({
+        id: call.id,
+        type: "function",
+        function: { name: call.name, arguments: call.arguments }
+      }))
+    })
+    for (const call of calls) {
+      turn.emit({
+        level: "node",
+        type: "tool_call_pending",
+        data: { tool: call.name, args: shownArguments(call.arguments) }
+      })
+    }
+    yield* Effect.forEach(
+      calls,
+      (call, index) => Effect.map(runTool(turn, call), (result) => finish[index]?.(result)),
+      { concurrency: toolConcurrency, discard: true }
+    )
+  }, Effect.withSpan(SpanName.handleTools))
+
+  /** Tells that a node works and, once it is done, for how long it did. */
+  const inNode = <A, E>(turn: AgentTurn, node: Node, effect: Effect.Effect<A, E>) =>
+    Effect.gen(function* () {
+      const data = { node, display_name: displayNames[node] }
+      const startedAt = yield* Clock.currentTimeMillis
+      turn.emit({ level: "graph", type: "node_started", data })
+      const result = yield* effect
+      const duration_ms = (yield* Clock.currentTimeMillis) - startedAt
+      turn.emit({ level: "graph", type: "node_finished", data: { ...data, duration_ms } })
+      return result
+    })
+
+  const route = (turn: AgentTurn, from: Node, to: Node, reason: string) =>
+    turn.emit({ level: "graph", type: "route_decision", data: { from, to, reason } })
+
+  const run = Effect.fnUntraced(function* (turn: AgentTurn) {
+    const { emit, transcript } = turn
+    const startedAt = yield* Clock.currentTimeMillis
+    emit({ level: "graph", type: "workflow_started", data: { user_input: cut(transcript.user, 100) } })
+    yield* inNode(
+      turn,
+      "process_input",
+      Effect.sync(() =>
+        emit({
+          level: "node",
+          type: "thinking_phase",
+          data: {
+            phase: "analyzing",
+            node: "process_input",
+            details: `${turn.history.length} earlier turns in this session`
+          }
+        })
+      )
+    )
+    route(turn, "process_input", "call_llm", "message accepted")
+
+    for (let step = 0; ; step++) {
+      const calls = yield* inNode(turn, "call_llm", callLlm(turn, step))
+      if (calls.length === 0 || step === maxRounds) break
+      route(turn, "call_llm", "handle_tools", `${calls.length} tool calls`)
+      yield* inNode(turn, "handle_tools", handleTools(turn, step, calls))
+      route(turn, "handle_tools", "call_llm", "results for the model")
+    }
+    if (transcript.reply.trim() === "") {
+      return yield* new LlmUnavailable({
+        reason: "bad_response",
+        model: transcript.model,
+        midStream: false,
+        cause: new Error("The model's reply was empty")
+      })
+    }
+
+    route(turn, "call_llm", "format_response", "reply complete")
+    yield* inNode(turn, "format_response", Effect.withSpan(Effect.void, SpanName.formatResponse))
+    const total_duration_ms = (yield* Clock.currentTimeMillis) - startedAt
+    emit({ level: "graph", type: "workflow_complete", data: { total_duration_ms } })
+  })
+
+  return Agent.of({
+    run: (turn) =>
+      Effect.suspend(() => run(turn)).pipe(
+        Effect.onExit(() =>
+          Effect.annotateCurrentSpan({
+            tool_calls_count: turn.transcript.toolNames.length,
+            response_length: turn.transcript.reply.length
+          })
+        ),
+        Effect.withSpan(SpanName.processMessage, {
+          attributes: {
+            session_id: turn.sessionId,
+            ...(turn.userId === undefined ? {} : { user_id: turn.userId }),
+            input_length: turn.transcript.user.length
+          }
+        })
+      )
+  })
+})
+
+// biome-ignore lint/suspicious/noExplicitAny: the tools are known at run time only
+const requestedCall = (part: Response.ToolCallPart<string, any>): RequestedCall => ({
+  id: part.id,
+  name: part.name,
+  arguments: typeof part.params === "string" ? part.params : JSON.stringify(part.params ?? {})
+})
+
+const recordUsage = (turn: AgentTurn, step: number, { usage }: Response.FinishPart) => {
+  const promptTokens = usage.inputTokens.total
+  const completionTokens = usage.outputTokens.total
+  if (promptTokens === undefined || completionTokens === undefined) return
+  turn.transcript.usage.push({ step, model: turn.transcript.model, promptTokens, completionTokens })
+  turn.emit({
+    level: "node",
+    type: "token_usage",
+    data: {
+      prompt_tokens: promptTokens,
+      completion_tokens: completionTokens,
+      total_tokens: promptTokens + completionTokens
+    }
+  })
+}
