@@ -9,7 +9,7 @@ import { AppConfig } from "../Config.ts"
 import { Llm, type LlmPart, LlmUnavailable, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
 import { SpanName } from "../observability/SpanName.ts"
 import { Tools } from "../tools/Tools.ts"
-import { buildPrompt, parseArguments, type TurnRecord } from "./Prompt.ts"
+import { buildPrompt, type TurnRecord } from "./Prompt.ts"
 import type { RequestedCall, Transcript } from "./Transcript.ts"
 import type { FinalEvent, Node, TurnEvent } from "./TurnEvent.ts"
 
@@ -114,7 +114,7 @@ const make = Effect.gen(function* () {
 
   const runTool = Effect.fnUntraced(function* (turn: AgentTurn, call: RequestedCall) {
     turn.emit({ level: "node", type: "tool_executing", data: { tool: call.name } })
-    const result = yield* tools.call(call.name, parseArguments(call.arguments))
+    const result = yield* tools.call(call.name, call.arguments)
     turn.emit({
       level: "node",
       type: "tool_result",

@@ -65,7 +65,7 @@ const turnCost = (turn: TurnRecord) =>
   callsByStep(turn.calls).reduce((sum, step) => sum + stepCost(step), 0)
 
 /** JSON as the value it stands for; text that is none is kept as text. */
-export const parseArguments = (text: string): unknown => {
+const parseArguments = (text: string): unknown => {
   try {
     return JSON.parse(text)
   } catch {

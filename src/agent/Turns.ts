@@ -283,7 +283,9 @@ const make = Effect.gen(function* () {
     })
 
   const open_ = Effect.fnUntraced(function* (request: TurnRequest, sessionId: SessionId, lane: Lane) {
-    if (request.whenBusy === "interrupt") cancelLane(lane, "new_message")
+    if (request.whenBusy === "interrupt" && cancelLane(lane, "new_message")) {
+      yield* Effect.forEach(lane.turns, (turn) => turn.result, { concurrency: "unbounded", discard: true })
+    }
     const id = crypto.randomUUID()
     const log = new TurnLog(id, sessionId, () => clock.currentTimeMillisUnsafe())
     const model = llm.modelFor(request.variant, request.override)
@@ -328,7 +330,7 @@ const make = Effect.gen(function* () {
 
   const start = (request: TurnRequest) =>
     Effect.uninterruptibleMask((restore) =>
-      Effect.suspend(() => {
+      Effect.suspend((): Effect.Effect<OpenTurn, TurnsUnavailable | DbUnavailable> => {
         if (draining) return new TurnsUnavailable({ reason: "draining" })
         if (open >= config.maxConcurrentTurns) return new TurnsUnavailable({ reason: "overloaded" })
         open++

@@ -7,7 +7,7 @@
  */
 import { Context, Effect, Layer } from "effect"
 import { SqlClient } from "effect/sql"
-import { Db, type DbUnavailable } from "../db/Db.ts"
+import { type DbUnavailable, guard, retrying } from "../db/DbUnavailable.ts"
 import type { SessionId } from "../sessions/Session.ts"
 import type { RecordedCall, TurnRecord } from "./Prompt.ts"
 import type { StepUsage } from "./Transcript.ts"
@@ -140,7 +140,7 @@ const make = Effect.gen(function* () {
       )
       SELECT turn_count AS number, running FROM s`.pipe(
       Effect.map(([row]) => row ?? { number: 0, running: false }),
-      Db.guard
+      retrying
     )
 
   const claim = (turnId: string, sessionId: SessionId, number: number) =>
@@ -157,7 +157,7 @@ const make = Effect.gen(function* () {
       WHERE turns.id = ${turnId}::uuid AND turns.status = 'accepted'
       RETURNING 1 AS claimed`.pipe(
       Effect.map((rows) => rows.length > 0),
-      Db.guard
+      retrying
     )
 
   const history = (sessionId: SessionId, number: number) =>
@@ -167,7 +167,9 @@ const make = Effect.gen(function* () {
       ) END AS calls
       FROM messages m
       WHERE m.session_id = ${sessionId} AND m.turn_number < ${number} AND m.turn_number >= ${number - historyTurns}
-      ORDER BY m.turn_number, m.role = 'assistant'`.pipe(Effect.map(toTurns), Db.guard)
+      ORDER BY m.turn_number, m.role = 'assistant'`.pipe(Effect.map(toTurns), (rows) =>
+      retrying(rows, { idempotent: true })
+    )
 
   const end = (turn: EndedTurn) =>
     sql`
@@ -207,7 +209,7 @@ const make = Effect.gen(function* () {
       FROM t WHERE sessions.id = t.session_id
       RETURNING 1 AS ended`.pipe(
       Effect.flatMap((rows) => (rows.length > 0 ? Effect.succeed(true) : wasEnded(turn))),
-      Db.guard
+      (ended) => retrying(ended, { idempotent: true })
     )
 
   /** Whether an earlier try, whose answer was lost, had stored this very end. */
@@ -239,7 +241,7 @@ const make = Effect.gen(function* () {
       )
       SELECT count(*)::integer AS ended FROM dead`.pipe(
       Effect.map(([row]) => row?.ended ?? 0),
-      Db.guard
+      guard
     )
 
   const interruptAll = sql`
@@ -250,7 +252,7 @@ const make = Effect.gen(function* () {
     )
     SELECT id FROM dead`.pipe(
     Effect.map((rows) => rows.length),
-    Db.guard
+    guard
   )
 
   return TurnsRepo.of({ accept, claim, history, end, heartbeat, interruptAll })

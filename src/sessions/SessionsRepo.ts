@@ -3,7 +3,7 @@
  */
 import { Context, Effect, Layer } from "effect"
 import { SqlClient } from "effect/sql"
-import { Db, type DbUnavailable } from "../db/Db.ts"
+import { type DbUnavailable, retrying } from "../db/DbUnavailable.ts"
 import type { Message, Session, SessionId } from "./Session.ts"
 
 export class SessionsRepo extends Context.Service<
@@ -30,6 +30,8 @@ export class SessionsRepo extends Context.Service<
   )
 }
 
+const read = <A, E>(effect: Effect.Effect<A, E>) => retrying(effect, { idempotent: true })
+
 interface MessageRow extends Message {
   readonly total: number
 }
@@ -49,19 +51,19 @@ const make = Effect.gen(function* () {
         ON CONFLICT DO NOTHING
         RETURNING ${columns}`.pipe(
         Effect.map(([row]) => row),
-        Db.guard
+        retrying
       ),
 
     find: (id) =>
       sql<Session>`SELECT ${columns} FROM sessions WHERE id = ${id}`.pipe(
         Effect.map(([row]) => row),
-        Db.guard
+        read
       ),
 
     remove: (id) =>
       sql`DELETE FROM sessions WHERE id = ${id} RETURNING 1 AS removed`.pipe(
         Effect.map((rows) => rows.length > 0),
-        Db.guard
+        retrying
       ),
 
     messages: (id, { limit, offset }) =>
@@ -78,7 +80,7 @@ const make = Effect.gen(function* () {
                 Effect.map(([row]) => ({ messages: [], total: row?.total ?? 0 }))
               )
         ),
-        Db.guard
+        read
       )
   })
 })

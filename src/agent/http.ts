@@ -1,0 +1,156 @@
+/**
+ * Owns the handlers of chat and conversation: JSON, SSE and WebSocket over the same turns.
+ */
+import { DateTime, Effect } from "effect"
+import { HttpServerResponse } from "effect/http"
+import { HttpApiBuilder } from "effect/http-api"
+import { Api } from "../api/Api.ts"
+import { unavailable } from "../server/unavailable.ts"
+import type { SessionId } from "../sessions/Session.ts"
+import { Sessions } from "../sessions/Sessions.ts"
+import { serveChatSocket } from "./ChatSocket.ts"
+import { intentOf } from "./Intent.ts"
+import { makeSseBodies } from "./SseBody.ts"
+import { type Turn, type TurnResult, Turns } from "./Turns.ts"
+import { turnRequest } from "./turnRequest.ts"
+
+/** Waits for the reply. A caller that goes away meanwhile takes the turn with it. */
+const settle = (turn: Turn) =>
+  Effect.onInterrupt(turn.result, () => Effect.sync(() => turn.cancel("client_disconnected")))
+
+const now = Effect.map(DateTime.now, DateTime.formatIso)
+
+const hasChinese = /\p{Script=Han}/u
+
+/** What is said in place of a reply, in the user's language as far as can be told. */
+const spoken = (message: string, result: TurnResult): string => {
+  if (result.error === null || result.errorCode === null) return result.reply
+  return hasChinese.test(message)
+    ? "抱歉，我现在无法回答。请稍后再试。"
+    : "I'm sorry, I can't answer right now. Please try again in a moment."
+}
+
+const failure = (result: TurnResult) =>
+  result.status === "completed"
+    ? { error: null, error_code: null }
+    : {
+        error: result.error ?? "The turn was stopped before the reply was complete.",
+        error_code: result.errorCode ?? "CANCELLED"
+      }
+
+type Sent = Parameters<typeof turnRequest>[0]
+
+export const layerChatHandlers = HttpApiBuilder.group(
+  Api,
+  "chat",
+  Effect.fnUntraced(function* (handlers) {
+    const turns = yield* Turns
+    const sessions = yield* Sessions
+    const sseBody = yield* makeSseBodies
+
+    const stream = (request: Sent) =>
+      turns.start(turnRequest(request, "wait")).pipe(
+        Effect.map((turn) =>
+          HttpServerResponse.raw(sseBody(turn), {
+            contentType: "text/event-stream",
+            headers: {
+              "cache-control": "no-cache, no-transform",
+              "x-accel-buffering": "no",
+              "x-session-id": encodeURIComponent(turn.sessionId)
+            }
+          })
+        ),
+        unavailable
+      )
+
+    const reply = Effect.fnUntraced(function* (request: Sent) {
+      const turn = yield* turns.start(turnRequest(request, "wait"))
+      const result = yield* settle(turn)
+      return {
+        success: result.status === "completed",
+        response: spoken(request.message, result),
+        session_id: turn.sessionId,
+        message_id: result.messageId,
+        timestamp: yield* now,
+        ...intentOf(request.message, result.tools),
+        tool_calls: result.tools.length,
+        processing_time_ms: result.processingMillis,
+        ...failure(result)
+      }
+    }, unavailable)
+
+    const history = Effect.fnUntraced(function* (
+      sessionId: SessionId,
+      page: { readonly limit: number; readonly offset: number },
+      withMetadata: boolean
+    ) {
+      const { messages, total } = yield* sessions.history(sessionId, page)
+      return {
+        success: true,
+        session_id: sessionId,
+        messages: messages.map((message) => ({
+          id: message.id,
+          role: message.role,
+          content: message.content,
+          timestamp: message.createdAt.toISOString(),
+          metadata: withMetadata ? message.metadata : null
+        })),
+        total_count: total,
+        has_more: page.offset + messages.length < total,
+        error: null
+      }
+    }, unavailable)
+
+    return handlers
+      .handle("send", ({ payload }) => (payload.stream === true ? stream(payload) : reply(payload)))
+      .handle("stream", ({ payload }) => stream(payload))
+      .handle("streamByQuery", ({ query }) => stream(query))
+      .handle("history", ({ params, query: { limit = 50, offset = 0, include_metadata } }) =>
+        history(params.session_id, { limit, offset }, include_metadata === "true" || include_metadata === "1")
+      )
+      .handle("socket", ({ upgrade }) => Effect.flatMap(upgrade(), serveChatSocket(turns)))
+  })
+)
+
+export const layerRootSocketHandlers = HttpApiBuilder.group(
+  Api,
+  "rootSocket",
+  Effect.fnUntraced(function* (handlers) {
+    const turns = yield* Turns
+    return handlers.handle("socket", ({ upgrade }) => Effect.flatMap(upgrade(), serveChatSocket(turns)))
+  })
+)
+
+export const layerConversationHandlers = HttpApiBuilder.group(
+  Api,
+  "conversation",
+  Effect.fnUntraced(function* (handlers) {
+    const turns = yield* Turns
+    return handlers.handle("message", ({ payload }) =>
+      Effect.gen(function* () {
+        const turn = yield* turns.start(turnRequest({ ...payload, message: payload.text }, "wait"))
+        const result = yield* settle(turn)
+        return {
+          success: result.status === "completed",
+          session_id: turn.sessionId,
+          user_input: payload.text,
+          agent_response: spoken(payload.text, result),
+          output_mode: payload.output_mode ?? "text",
+          input_metadata: { mode: "text", characters: payload.text.length },
+          agent_metadata: {
+            message_id: result.messageId,
+            model: result.model,
+            tool_calls: result.tools.length,
+            usage: result.usage,
+            processing_time_ms: result.processingMillis,
+            trace_id: result.traceId
+          },
+          audio_size: 0,
+          voice: payload.voice ?? null,
+          error: failure(result).error,
+          timestamp: yield* now
+        }
+      }).pipe(unavailable)
+    )
+  })
+)

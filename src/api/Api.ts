@@ -1,0 +1,21 @@
+/**
+ * Owns the whole HTTP contract. It holds no server code, so that clients can import it.
+ */
+import { HttpApi, OpenApi } from "effect/http-api"
+import { ChatApi, RootSocketApi } from "./ChatApi.ts"
+import { ConversationApi } from "./ConversationApi.ts"
+import { HealthApi, InfoApi } from "./OperationsApi.ts"
+import { Problems } from "./Security.ts"
+import { SessionApi } from "./SessionApi.ts"
+import { McpApi, ToolsApi } from "./ToolsApi.ts"
+
+export class Api extends HttpApi.make("voice-agent-api")
+  .add(ChatApi, RootSocketApi, SessionApi, ConversationApi, ToolsApi, McpApi, HealthApi, InfoApi)
+  .middleware(Problems)
+  .annotate(HttpApi.ParseOptions, { errors: "all" })
+  .annotateMerge(
+    OpenApi.annotations({
+      title: "Voice Agent API",
+      description: "Text conversations with an agent that has tools and memory, over HTTP, SSE and WebSocket."
+    })
+  ) {}

@@ -1,0 +1,277 @@
+/**
+ * Owns the one session of the embedded PostgreSQL: hands it to one connection at a time, clean, and starts the thread
+ * that runs it anew after a crash or a statement that would not end.
+ *
+ * Does not speak SQL to its callers: `connect` is a byte stream of the PostgreSQL protocol, for `PgClient`. Does not
+ * guard the data directory against other processes: `DataDirLock.ts` does.
+ */
+import { Duplex } from "node:stream"
+import { Worker } from "node:worker_threads"
+import { Effect, Schema } from "effect"
+import type { Request, Response, WorkerInput } from "./EmbeddedWorker.ts"
+
+/** The embedded database did not start. */
+export class EmbeddedStartFailed extends Schema.TaggedError<EmbeddedStartFailed>()("EmbeddedStartFailed", {
+  detail: Schema.String
+}) {
+  override get message() {
+    return `The embedded database did not start: ${this.detail}`
+  }
+}
+
+export interface Embedded {
+  /** PostgreSQL's version, such as "18.6". */
+  readonly version: string
+  /**
+   * A new connection. It gets the session, rolled back and without anything the last one left in it, once the last one
+   * has ended; what is written before that waits.
+   */
+  readonly connect: () => Duplex
+  /** The data directory as a tarball, to start others from. */
+  readonly dump: Effect.Effect<Uint8Array<ArrayBuffer>>
+}
+
+export const make = Effect.fnUntraced(function* (input: WorkerInput) {
+  const thread = new Thread(input)
+  const session = new Session(thread)
+  yield* Effect.addFinalizer(() => Effect.promise(() => thread.close()))
+  const version = yield* Effect.tryPromise({
+    try: () => thread.start(),
+    catch: (error) =>
+      new EmbeddedStartFailed({ detail: error instanceof Error ? error.message : String(error) })
+  })
+  return {
+    version,
+    connect: () => new Connection(session),
+    dump: Effect.promise(() => session.dump())
+  } satisfies Embedded
+})
+
+/**
+ * How long a statement may go on once its caller has given up: Postgres in a thread cannot be signalled, so past this
+ * the thread is stopped, which the database survives as it does a power cut.
+ */
+const cancelGraceMillis = 1_000
+
+/** Past this the thread hangs, whatever it does. Migrations and checkpoints are far below. */
+const hangMillis = 120_000
+
+const closeMillis = 10_000
+
+/** Codes in the place of the protocol's version, and the type of the message that ends a connection. */
+const cancelRequest = 80_877_102
+const sslRequest = 80_877_103
+const terminate = "X".charCodeAt(0)
+
+const simpleQuery = (text: string) => {
+  const frame = Buffer.alloc(6 + Buffer.byteLength(text))
+  frame.write("Q")
+  frame.writeUInt32BE(frame.length - 1, 1)
+  frame.write(text, 5)
+  return frame
+}
+
+/** Each alone: together they would be one transaction, which DISCARD ALL refuses. */
+const cleanSession = [simpleQuery("ROLLBACK"), simpleQuery("DISCARD ALL")]
+
+/** The thread, one request at a time. A request fails when the thread ends under it. */
+class Thread {
+  private readonly input: WorkerInput
+  private worker: Worker | undefined
+  private started: Promise<string> | undefined
+  private running:
+    | {
+        readonly onData: (bytes: Uint8Array) => void
+        readonly resolve: (response: Response) => void
+        readonly reject: (error: Error) => void
+      }
+    | undefined
+
+  constructor(input: WorkerInput) {
+    this.input = input
+  }
+
+  /** Resolves to the version of PostgreSQL. */
+  start(): Promise<string> {
+    const { promise, resolve, reject } = Promise.withResolvers<string>()
+    const worker = new Worker(new URL("./EmbeddedWorker.ts", import.meta.url), {
+      workerData: this.input,
+      name: "postgres"
+    })
+    const ended = (error: Error) => {
+      reject(error)
+      if (this.worker !== worker) return
+      this.worker = undefined
+      this.started = undefined
+      this.running?.reject(error)
+    }
+    worker.on("error", ended)
+    worker.on("exit", () => ended(new Error("The database thread ended")))
+    worker.on("message", (response: Response) => {
+      switch (response._tag) {
+        case "Started":
+          return resolve(response.version)
+        case "Data":
+          return this.running?.onData(response.bytes)
+        case "Failed":
+          ended(new Error(response.message))
+          return void worker.terminate()
+        case "Done":
+          if (response.bytes.length > 0) this.running?.onData(response.bytes)
+          return this.running?.resolve(response)
+        case "Dumped":
+          return this.running?.resolve(response)
+      }
+    })
+    this.worker = worker
+    this.started = promise
+    return promise
+  }
+
+  async request(request: Request, onData: (bytes: Uint8Array) => void = () => {}): Promise<Response> {
+    if (this.started === undefined) {
+      // Nothing of a database in memory is left once its thread has ended.
+      if (this.input.dataDir === undefined) throw new Error("The database thread ended")
+      this.start()
+    }
+    await this.started
+    const timer = setTimeout(() => this.stop(), hangMillis)
+    try {
+      return await new Promise<Response>((resolve, reject) => {
+        this.running = { onData, resolve, reject }
+        this.worker?.postMessage(request)
+      })
+    } finally {
+      this.running = undefined
+      clearTimeout(timer)
+    }
+  }
+
+  /** Gives what runs now a little more time, then stops the thread. The next request starts a new one, which recovers. */
+  cancel() {
+    const running = this.running
+    if (running === undefined) return
+    setTimeout(() => {
+      if (this.running === running) this.stop()
+    }, cancelGraceMillis).unref()
+  }
+
+  private stop() {
+    void this.worker?.terminate()
+  }
+
+  /** Never fails: a thread that does not end by itself is stopped, and the next start recovers. */
+  async close(): Promise<void> {
+    const worker = this.worker
+    if (worker === undefined) return
+    const exit = new Promise((resolve) => worker.once("exit", resolve))
+    const timer = setTimeout(() => this.stop(), closeMillis)
+    if (this.running === undefined) this.request({ _tag: "Close" }).catch(() => {})
+    else this.stop()
+    await exit
+    clearTimeout(timer)
+  }
+}
+
+/** Who has the session. */
+class Session {
+  readonly thread: Thread
+  /** Settles when the session is free. Connections queue up behind one another. */
+  private free: Promise<void> = Promise.resolve()
+
+  constructor(thread: Thread) {
+    this.thread = thread
+  }
+
+  /** Waits for the session and cleans it. Resolves to what gives it back. */
+  async acquire(): Promise<() => void> {
+    const before = this.free
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.free = before.then(() => promise)
+    await before
+    try {
+      for (const message of cleanSession) await this.thread.request({ _tag: "Exec", message })
+    } catch (error) {
+      resolve()
+      throw error
+    }
+    return resolve
+  }
+
+  async dump(): Promise<Uint8Array<ArrayBuffer>> {
+    const release = await this.acquire()
+    try {
+      const response = await this.thread.request({ _tag: "Dump" })
+      if (response._tag !== "Dumped") throw new Error(`Unexpected ${response._tag}`)
+      return response.tarball
+    } finally {
+      release()
+    }
+  }
+}
+
+/** One connection of the driver, which writes whole messages, and waits for an answer before it writes again. */
+class Connection extends Duplex {
+  private readonly session: Session
+  private release: Promise<() => void> | undefined
+  private executing: Promise<unknown> | undefined
+
+  constructor(session: Session) {
+    super()
+    this.session = session
+  }
+
+  override _read() {}
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, callback: (error?: Error | null) => void) {
+    // The first message has no type byte, only a length, and that starts with a zero.
+    const code = chunk[0] === 0 ? chunk.readUInt32BE(4) : undefined
+    if (code === cancelRequest) {
+      this.session.thread.cancel()
+      this.push(null)
+      callback()
+    } else if (code === sslRequest) {
+      this.push("N")
+      callback()
+    } else if (chunk[0] === terminate) {
+      callback()
+    } else {
+      this.exec(chunk).then(() => callback(), callback)
+    }
+  }
+
+  private async exec(chunk: Buffer) {
+    this.release ??= this.session.acquire()
+    await this.release
+    if (this.destroyed) return
+    // A copy: what the driver writes is a view of a pool that would go over whole.
+    const message = new Uint8Array(chunk)
+    this.executing = this.session.thread.request({ _tag: "Exec", message }, (bytes) => {
+      if (!this.destroyed) this.push(bytes)
+    })
+    await this.executing
+    this.executing = undefined
+  }
+
+  override _final(callback: () => void) {
+    this.giveBack()
+    this.push(null)
+    callback()
+  }
+
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void) {
+    if (this.executing !== undefined) this.session.thread.cancel()
+    this.giveBack()
+    callback(error)
+  }
+
+  /** Once what runs has ended: two connections never run at the same time. */
+  private giveBack() {
+    const release = this.release
+    this.release = undefined
+    release?.then(
+      (free) => Promise.resolve(this.executing).then(free, free),
+      () => {}
+    )
+  }
+}

@@ -1,0 +1,181 @@
+/**
+ * Owns the embedded PostgreSQL itself: PGlite, in a thread of its own, so that a statement, a checkpoint or an fsync
+ * never holds up the event loop that streams tokens, and so that a statement that never ends can be ended from outside.
+ *
+ * Does not know sessions or connections: `Embedded.ts`, the only one to start it, sends whole protocol messages, one
+ * at a time.
+ */
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { parentPort, workerData } from "node:worker_threads"
+import { PGlite } from "@electric-sql/pglite"
+import { NodeFS } from "@electric-sql/pglite/nodefs"
+
+export interface WorkerInput {
+  /** `undefined`: in memory. */
+  readonly dataDir: string | undefined
+  /** A tarball of an initialised data directory to start from, in place of initdb. In memory only. */
+  readonly template: Uint8Array<ArrayBuffer> | undefined
+}
+
+export type Request =
+  | { readonly _tag: "Exec"; readonly message: Uint8Array }
+  | { readonly _tag: "Dump" }
+  | { readonly _tag: "Close" }
+
+export type Response =
+  | { readonly _tag: "Started"; readonly version: string }
+  | { readonly _tag: "Failed"; readonly message: string }
+  | { readonly _tag: "Data"; readonly bytes: Uint8Array }
+  | { readonly _tag: "Done"; readonly bytes: Uint8Array }
+  | { readonly _tag: "Dumped"; readonly tarball: Uint8Array<ArrayBuffer> }
+
+/**
+ * PGlite turns fsync off, and its file system ignores it: what is committed survives the process, not the machine.
+ * Here an fsync of Postgres is one of the operating system.
+ */
+class DurableFS extends NodeFS {
+  override async init(...[pg, options]: Parameters<NodeFS["init"]>) {
+    const { emscriptenOpts } = await super.init(pg, options)
+    const preRun = [
+      ...(emscriptenOpts.preRun ?? []),
+      (mod: { NODEFS: unknown }) => {
+        const { stream_ops } = mod.NODEFS as { stream_ops: Record<string, unknown> }
+        stream_ops.fsync = (stream: { readonly nfd: number }) => {
+          fs.fsyncSync(stream.nfd)
+          return 0
+        }
+      }
+    ]
+    return { emscriptenOpts: { ...emscriptenOpts, preRun } }
+  }
+}
+
+/** PGlite reads no other source of settings before these, so they hold for old data directories too. */
+const setting = (name: string, value: string) => ["-c", `${name}=${value}`]
+
+const startParams = (durable: boolean) => [
+  ...PGlite.defaultStartParams.filter((param) => param !== "-F"),
+  // Of the file calls that can force WAL out, this is the one that the file system above sees.
+  ...setting("wal_sync_method", "fsync"),
+  ...setting("fsync", durable ? "on" : "off"),
+  // The default, 128 MB, is resident from the first start on. The operating system caches the files as well.
+  ...setting("shared_buffers", "16MB"),
+  ...setting("max_connections", "5"),
+  // Bounds the files in pg_wal, and with them the time recovery takes after a crash.
+  ...setting("max_wal_size", "64MB"),
+  ...setting("min_wal_size", "32MB")
+]
+
+const initDbParams = ["--no-sync", "--no-instructions", "--wal-segsize=4"]
+
+const syncTree = (directory: string) => {
+  const sync = (file: string) => {
+    const fd = fs.openSync(file, "r")
+    try {
+      fs.fsyncSync(fd)
+    } finally {
+      fs.closeSync(fd)
+    }
+  }
+  for (const entry of fs.readdirSync(directory, { withFileTypes: true, recursive: true })) {
+    sync(path.join(entry.parentPath, entry.name))
+  }
+  sync(directory)
+}
+
+/** Creates the database when there is none. A marker tells a data directory that was left half made: it is made anew. */
+const open = async (dataDir: string): Promise<PGlite> => {
+  const marker = `${dataDir}.initializing`
+  if (fs.existsSync(marker)) fs.rmSync(dataDir, { recursive: true, force: true })
+  const isNew = !fs.existsSync(path.join(dataDir, "PG_VERSION"))
+  if (isNew) {
+    fs.mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+    fs.writeFileSync(marker, "")
+  }
+  const pg = await PGlite.create({
+    fs: new DurableFS(dataDir),
+    initDbStartParams: initDbParams,
+    startParams: startParams(true)
+  })
+  if (isNew) {
+    syncTree(dataDir)
+    fs.rmSync(marker)
+  }
+  return pg
+}
+
+const openMemory = (template: WorkerInput["template"]): Promise<PGlite> =>
+  PGlite.create({
+    startParams: startParams(false),
+    initDbStartParams: initDbParams,
+    ...(template === undefined ? {} : { loadDataDir: new Blob([template]) })
+  })
+
+/** Large results go over in parts of this size, while the statement still runs. */
+const partSize = 256 * 1024
+
+const serve = async (port: NonNullable<typeof parentPort>, input: WorkerInput) => {
+  const send = (response: Response, transfer: ReadonlyArray<ArrayBuffer> = []) =>
+    port.postMessage(response, transfer)
+  const pg = await (input.dataDir === undefined ? openMemory(input.template) : open(input.dataDir))
+  const { rows } = await pg.query<{ server_version: string }>("show server_version")
+
+  const exec = async (message: Uint8Array) => {
+    let parts: Array<Uint8Array> = []
+    let size = 0
+    const take = () => {
+      const bytes = new Uint8Array(size)
+      let offset = 0
+      for (const part of parts) {
+        bytes.set(part, offset)
+        offset += part.length
+      }
+      parts = []
+      size = 0
+      return bytes
+    }
+    await pg.execProtocolRawStream(message, {
+      onRawData: (bytes) => {
+        // What comes in is a view of the memory that Postgres goes on writing to.
+        parts.push(bytes.slice())
+        size += bytes.length
+        if (size < partSize) return
+        const part = take()
+        send({ _tag: "Data", bytes: part }, [part.buffer])
+      }
+    })
+    const rest = take()
+    send({ _tag: "Done", bytes: rest }, [rest.buffer])
+  }
+
+  const run = async (request: Request) => {
+    switch (request._tag) {
+      case "Exec":
+        return exec(request.message)
+      case "Dump": {
+        const file = await pg.dumpDataDir("none")
+        const tarball = new Uint8Array(await file.arrayBuffer())
+        return send({ _tag: "Dumped", tarball }, [tarball.buffer])
+      }
+      case "Close":
+        // Ends as a shutdown of PostgreSQL does, with a checkpoint: the next start has nothing to recover.
+        await pg.close()
+        port.close()
+    }
+  }
+  port.on("message", (request: Request) => {
+    run(request).catch((error: unknown) => send({ _tag: "Failed", message: String(error) }))
+  })
+  send({ _tag: "Started", version: rows[0]?.server_version ?? "unknown" })
+}
+
+if (parentPort !== null) {
+  const port = parentPort
+  serve(port, workerData as WorkerInput).catch((error: unknown) =>
+    port.postMessage({
+      _tag: "Failed",
+      message: error instanceof Error ? error.message : String(error)
+    } satisfies Response)
+  )
+}

@@ -1,0 +1,262 @@
+/**
+ * Owns what every request gets, whatever answers it: its ids, the headers that tell them, and the contract's form for
+ * failures the framework answers by itself (unknown routes, broken bodies, defects).
+ *
+ * Does not know endpoints: theirs are the problems in `api/Problems.ts`.
+ */
+import { Cause, Context, Effect, Exit, Layer, Option, Predicate, Tracer } from "effect"
+import {
+  HttpRouter,
+  HttpServerError,
+  HttpServerRequest,
+  HttpServerResponse,
+  HttpTraceContext,
+  ProblemDetails
+} from "effect/http"
+import { HttpApi, HttpApiError } from "effect/http-api"
+import { Api } from "../api/Api.ts"
+import { type FieldIssue, problemType, ValidationProblem } from "../api/Problems.ts"
+import { Problems } from "../api/Security.ts"
+import { fieldIssuesOf, sentenceOf } from "./fieldIssues.ts"
+
+export interface RequestIds {
+  /** The caller's, or minted. */
+  readonly requestId: string
+  readonly traceId: string
+  readonly spanId: string
+  readonly sampled: boolean
+}
+
+/** The ids of the request being answered. */
+export const CurrentRequest = Context.Reference<RequestIds>("voice-agent/server/CurrentRequest", {
+  defaultValue: () => ({ requestId: "", traceId: "", spanId: "", sampled: false })
+})
+
+const randomHex = (digits: 16 | 32) => crypto.randomUUID().replaceAll("-", "").slice(0, digits)
+
+/** What a caller may choose as a request's id: short and fit for a header. */
+const acceptableId = /^[\x21-\x7e]{1,128}$/
+
+const requestIdOf = (request: HttpServerRequest.HttpServerRequest): string => {
+  const given = request.headers["x-request-id"]
+  return given !== undefined && acceptableId.test(given) ? given : `req_${randomHex(32)}`
+}
+
+interface ProblemFields {
+  readonly status: number
+  readonly code: string
+  readonly title: string
+  readonly detail: string
+  readonly errors?: ReadonlyArray<FieldIssue>
+}
+
+/** A problem response. `headers` come on top of the content type. */
+export const problemResponse = (ids: RequestIds, problem: ProblemFields) =>
+  ProblemDetails.toResponse({
+    type: problemType(problem.code),
+    title: problem.title,
+    status: problem.status,
+    detail: problem.detail,
+    error_code: problem.code,
+    ...(problem.errors === undefined ? {} : { errors: problem.errors }),
+    request_id: ids.requestId,
+    trace_id: ids.traceId
+  })
+
+const internalError: ProblemFields = {
+  status: 500,
+  code: "INTERNAL_ERROR",
+  title: "Something went wrong on our side",
+  detail: "The request could not be completed. Its id helps us find out why."
+}
+
+const tooLarge: ProblemFields = {
+  status: 413,
+  code: "PAYLOAD_TOO_LARGE",
+  title: "The body is too large",
+  detail: "The body may have at most 1 MiB."
+}
+
+const unavailable: ProblemFields = {
+  status: 503,
+  code: "SERVICE_UNAVAILABLE",
+  title: "The service is not available now",
+  detail: "The server is shutting down. Try again in a moment."
+}
+
+/** Answers that the framework makes without a body, by status. */
+const bare: Readonly<Record<number, ProblemFields>> = {
+  400: {
+    status: 400,
+    code: "VALIDATION_ERROR",
+    title: "The request is not valid",
+    detail: "The request could not be read."
+  },
+  413: tooLarge,
+  415: {
+    status: 415,
+    code: "UNSUPPORTED_MEDIA_TYPE",
+    title: "The body's type is not supported",
+    detail: "Send the body as application/json."
+  },
+  426: {
+    status: 426,
+    code: "UPGRADE_REQUIRED",
+    title: "This address speaks WebSocket",
+    detail: "Connect with a WebSocket client."
+  },
+  503: unavailable
+}
+
+/** The paths of the API and what they take, for telling a wrong method from a wrong path. */
+const routes: ReadonlyArray<{ readonly method: string; readonly path: RegExp }> = (() => {
+  const found: Array<{ method: string; path: RegExp }> = []
+  const add = (method: string, path: string) =>
+    found.push({ method, path: new RegExp(`^${path.replaceAll(/:\w+/g, "[^/]+")}/?$`) })
+  HttpApi.reflect(Api, {
+    onGroup: () => {},
+    onEndpoint: ({ endpoint }) => add(endpoint.method, endpoint.path)
+  })
+  for (const path of ["/", "/docs", "/openapi.json", "/metrics"]) add("GET", path)
+  return found
+})()
+
+const notFound = (request: HttpServerRequest.HttpServerRequest, ids: RequestIds) => {
+  const path = request.url.split("?", 1)[0] ?? "/"
+  const methods = routes.filter((route) => route.path.test(path)).map((route) => route.method)
+  if (methods.length === 0 || methods.includes(request.method)) {
+    return problemResponse(ids, {
+      status: 404,
+      code: "NOT_FOUND",
+      title: "There is nothing here",
+      detail: `No endpoint has the path ${path.slice(0, 200)}.`
+    })
+  }
+  return HttpServerResponse.setHeader(
+    problemResponse(ids, {
+      status: 405,
+      code: "METHOD_NOT_ALLOWED",
+      title: "The method is not allowed here",
+      detail: `${path.slice(0, 200)} takes ${methods.join(", ")}.`
+    }),
+    "allow",
+    methods.join(", ")
+  )
+}
+
+/** The response for what no endpoint answered for. `undefined`: the client has gone. */
+const failureResponse = (
+  request: HttpServerRequest.HttpServerRequest,
+  ids: RequestIds,
+  cause: Cause.Cause<unknown>
+): Effect.Effect<HttpServerResponse.HttpServerResponse> => {
+  for (const reason of cause.reasons) {
+    const error = Cause.isFailReason(reason)
+      ? reason.error
+      : Cause.isDieReason(reason)
+        ? reason.defect
+        : undefined
+    if (!HttpServerError.isHttpServerError(error)) continue
+    if (error.reason._tag === "RouteNotFound") return Effect.succeed(notFound(request, ids))
+    if (error.reason._tag === "RequestParseError") {
+      const problem = error.reason.reason === "BodyTooLarge" ? tooLarge : bare[400]
+      return Effect.succeed(problemResponse(ids, problem ?? internalError))
+    }
+  }
+  if (Cause.hasInterruptsOnly(cause)) return Effect.succeed(problemResponse(ids, unavailable))
+  return Effect.as(
+    Effect.logError("A request failed unexpectedly", cause),
+    problemResponse(ids, internalError)
+  )
+}
+
+const isProblem = (response: HttpServerResponse.HttpServerResponse) =>
+  response.body._tag !== "Empty" && response.body.contentType?.startsWith("application/problem+json") === true
+
+/** Puts a bare answer of the framework into the contract's form. */
+const asProblem = (response: HttpServerResponse.HttpServerResponse, ids: RequestIds) => {
+  const problem = bare[response.status]
+  return response.status < 400 || problem === undefined || isProblem(response) || isReport(response)
+    ? response
+    : problemResponse(ids, problem)
+}
+
+/** An endpoint's own answer that says, by its status, that something is wrong. */
+const isReport = (response: HttpServerResponse.HttpServerResponse) =>
+  response.body._tag !== "Empty" && response.body.contentType?.startsWith("application/json") === true
+
+const withHeaders = (response: HttpServerResponse.HttpServerResponse, ids: RequestIds) => {
+  const headers: Record<string, string> = {
+    "x-request-id": ids.requestId,
+    traceparent: `00-${ids.traceId}-${ids.spanId}-${ids.sampled ? "01" : "00"}`
+  }
+  if (response.status === 401) headers["www-authenticate"] = `ApiKey realm="voice-agent-api"`
+  if (response.status === 503 || response.status === 429) headers["retry-after"] = "2"
+  return HttpServerResponse.setHeaders(response, headers)
+}
+
+const isClientAbort = (cause: Cause.Cause<unknown>) =>
+  cause.reasons.some(
+    (reason) => Cause.isInterruptReason(reason) && reason.annotations.has(HttpServerError.ClientAbort.key)
+  )
+
+/** Around every request, matched or not. */
+export const layerRequestContext = HttpRouter.middleware(
+  (handler) =>
+    Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) =>
+      Effect.flatMap(Effect.option(Effect.currentParentSpan), (parent) => {
+        // Without a tracer there is no server span, and the caller's trace, or a new one, is continued all the same.
+        const span = Option.getOrElse(parent, () =>
+          Tracer.externalSpan({
+            traceId: Option.match(HttpTraceContext.w3c(request.headers), {
+              onNone: () => randomHex(32),
+              onSome: (incoming) => incoming.traceId
+            }),
+            spanId: randomHex(16)
+          })
+        )
+        const ids: RequestIds = {
+          requestId: requestIdOf(request),
+          traceId: span.traceId,
+          spanId: span.spanId,
+          sampled: span.sampled
+        }
+        return Effect.exit(handler).pipe(
+          Effect.flatMap((exit) => {
+            if (Exit.isSuccess(exit)) return Effect.succeed(withHeaders(asProblem(exit.value, ids), ids))
+            if (isClientAbort(exit.cause)) return exit
+            return Effect.map(failureResponse(request, ids, exit.cause), (response) =>
+              withHeaders(response, ids)
+            )
+          }),
+          Effect.provideService(CurrentRequest, ids),
+          Effect.provideService(Tracer.ParentSpan, span)
+        )
+      })
+    ),
+  { global: true }
+)
+
+const roots = { Params: "path", Headers: "headers", Query: "query", Payload: "body" } as const
+
+const validationProblem = (errors: ReadonlyArray<FieldIssue>) =>
+  new ValidationProblem({ detail: sentenceOf(errors), errors })
+
+/** Fills in the ids of the API's own problems, and tells which fields of a request are wrong. */
+export const layerProblems: Layer.Layer<Problems> = Layer.succeed(Problems, (handler) =>
+  Effect.catch(handler, withIds)
+)
+
+const withIds = <E>(failure: E): Effect.Effect<never, E | ValidationProblem> =>
+  Effect.flatMap(CurrentRequest, ({ requestId, traceId }) => {
+    const error =
+      HttpApiError.HttpApiSchemaError.is(failure) &&
+      failure.kind !== "Body" &&
+      failure.kind !== "ResponseHeaders"
+        ? validationProblem(fieldIssuesOf(failure.cause, roots[failure.kind]))
+        : failure
+    if (Predicate.hasProperty(error, "error_code")) {
+      Object.assign(error, { request_id: requestId, trace_id: traceId })
+    }
+    return Effect.fail(error)
+  })
