@@ -40,14 +40,14 @@ const layerLlm = Llm.layer.pipe(Layer.provide(layerProvider))
 const layerTools = Tools.layer.pipe(Layer.provide(NodeHttpClient.layerUndici))
 
 /** The services, over a database, a model and tools that are given. */
-export const layerServices = Health.layerNoDeps.pipe(
+const layerServices = Health.layerNoDeps.pipe(
   Layer.provideMerge(Turns.layerNoDeps),
   Layer.provideMerge(Layer.mergeAll(Agent.layerNoDeps, TurnsRepo.layer, Sessions.layerNoDeps)),
   Layer.provide(SessionsRepo.layer)
 )
 
 /** All routes, over the services. */
-export const layerRoutes = Layer.mergeAll(
+const layerRoutes = Layer.mergeAll(
   HttpApiBuilder.layer(Api, { openapiPath: "/openapi.json" }),
   layerPages,
   layerRequestContext
@@ -141,11 +141,18 @@ const layerServe = HttpRouter.serve(layerRoutes, {
   Layer.provideMerge(layerHttpServer)
 )
 
-/** The server, from its configuration. */
-export const layer = layerDrain.pipe(
+/** The whole app, over a database, a model, tools and a configuration that are given. */
+export const layerApp = layerDrain.pipe(
   Layer.provideMerge(layerServe),
-  Layer.provideMerge(layerServices),
-  Layer.provideMerge(Layer.mergeAll(Db.layer, layerLlm, layerTools)),
+  Layer.provideMerge(layerServices)
+)
+
+/** The app's model and tools, as configured. */
+export const layerPorts = Layer.mergeAll(layerLlm, layerTools)
+
+/** The server, from its environment. */
+export const layer = layerApp.pipe(
+  Layer.provideMerge(Layer.mergeAll(Db.layer, layerPorts)),
   Layer.provide(layerLogging),
   Layer.provideMerge(AppConfig.layer)
 )

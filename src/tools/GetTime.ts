@@ -42,15 +42,28 @@ const zonesByCity: ReadonlyMap<string, ReadonlyArray<string>> = Map.groupBy(
       .toLowerCase()
 )
 
-/** An IANA name in any case, a fixed offset (`+02:00`), or a city that only one zone is named after. */
-const findZone = (text: string): Option.Option<DateTime.TimeZone> => {
+interface NamedZone {
+  readonly name: string
+  readonly zone: DateTime.TimeZone
+}
+
+/** Keeps the name asked for: `Intl` would turn `Asia/Kolkata` into the older `Asia/Calcutta`, and `EST` into Panama. */
+const zoneNamed = (name: string): Option.Option<NamedZone> =>
   // Lower case, so that the zones Effect keeps by name stay as few as there are zones.
-  const name = text.trim().toLowerCase()
-  return Option.orElse(DateTime.zoneFromString(name === "z" ? "utc" : name.replaceAll(" ", "_")), () => {
-    const city = (name.split(",")[0] ?? "").replaceAll("_", " ").trim()
+  Option.map(DateTime.zoneFromString(name.toLowerCase()), (zone) => {
+    const canonical = DateTime.zoneToString(zone)
+    return { name: canonical.toLowerCase() === name.toLowerCase() ? canonical : name, zone }
+  })
+
+/** An IANA name in any case, a fixed offset (`+02:00`), or a city that only one zone is named after. */
+const findZone = (text: string): Option.Option<NamedZone> => {
+  const name = text.trim()
+  if (name === "" || name.toLowerCase() === "z") return zoneNamed("UTC")
+  return Option.orElse(zoneNamed(name.replaceAll(" ", "_")), () => {
+    const city = (name.split(",")[0] ?? "").replaceAll("_", " ").trim().toLowerCase()
     const found = Object.hasOwn(cityZones, city) ? [cityZones[city]] : zonesByCity.get(city)
     const [zone] = found?.length === 1 ? found : []
-    return zone === undefined ? Option.none() : DateTime.zoneFromString(zone)
+    return zone === undefined ? Option.none() : zoneNamed(zone)
   })
 }
 
@@ -98,17 +111,18 @@ export const getTime = defineTool({
     timestamp: Schema.Int
   }),
   handler: Effect.fnUntraced(function* ({ format, timezone }) {
-    const zone = findZone(timezone === "" ? "UTC" : timezone)
-    if (Option.isNone(zone)) {
+    const found = findZone(timezone)
+    if (Option.isNone(found)) {
       return yield* new ToolFailed({
         message: `There is no time zone named ${JSON.stringify(timezone)}. Use an IANA name such as "Asia/Tokyo" or "America/New_York".`,
         reason: "not_found"
       })
     }
-    const now = DateTime.setZone(yield* DateTime.now, zone.value)
+    const { name, zone } = found.value
+    const now = DateTime.setZone(yield* DateTime.now, zone)
     return {
       format,
-      timezone: DateTime.zoneToString(now.zone),
+      timezone: name,
       utc_offset: DateTime.zonedOffsetIso(now),
       formatted: formats[format](now),
       iso: DateTime.formatIsoOffset(now),

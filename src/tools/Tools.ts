@@ -11,7 +11,7 @@ import type { AppConfig } from "../Config.ts"
 import { SpanName } from "../observability/SpanName.ts"
 import { builtInWith, type ToolUrls } from "./BuiltInTools.ts"
 import { contentOf } from "./ToolContent.ts"
-import { type ToolDefinition, ToolFailed } from "./ToolDefinition.ts"
+import type { ToolDefinition, ToolFailed } from "./ToolDefinition.ts"
 import { ToolHttp } from "./ToolHttp.ts"
 import { infoOf, type ToolInfo, withoutNulls } from "./ToolInfo.ts"
 import {
@@ -93,7 +93,10 @@ export class Tools extends Context.Service<
     definitions: Definitions & ReadonlyArray<ToolDefinition<Requirements<Definitions[number]>>>,
     options: ToolsOptions = {}
   ): Layer.Layer<Tools, never, Requirements<Definitions[number]>> =>
-    Layer.effect(Tools, make<Requirements<Definitions[number]>>(definitions, options))
+    Layer.effect(
+      Tools,
+      Effect.suspend(() => make<Requirements<Definitions[number]>>(definitions, options))
+    )
 
   /** The built-in tools with their upstreams elsewhere. */
   static readonly layerWith = (
@@ -223,10 +226,9 @@ const failed = (error: string): Answer => ({ success: false, data: null, error }
 const answered = (
   self: Effect.Effect<Ran, Failure>
 ): Effect.Effect<Answer, ToolNotFound | ToolArgumentsInvalid> =>
-  Effect.catchTag(
-    Effect.map(self, ({ encoded }): Answer => ({ success: true, data: encoded, error: null })),
-    "ToolFailed",
-    ({ message }) => Effect.succeed(failed(message))
+  self.pipe(
+    Effect.map(({ encoded }): Answer => ({ success: true, data: encoded, error: null })),
+    Effect.catchTag("ToolFailed", ({ message }) => Effect.succeed(failed(message)))
   )
 
 const timed = <A extends Answer, E, R>(self: Effect.Effect<A, E, R>) =>
