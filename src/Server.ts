@@ -142,10 +142,7 @@ const layerServe = HttpRouter.serve(layerRoutes, {
 )
 
 /** The whole app, over a database, a model, tools and a configuration that are given. */
-export const layerApp = layerDrain.pipe(
-  Layer.provideMerge(layerServe),
-  Layer.provideMerge(layerServices)
-)
+export const layerApp = layerDrain.pipe(Layer.provideMerge(layerServe), Layer.provideMerge(layerServices))
 
 /** The app's model and tools, as configured. */
 export const layerPorts = Layer.mergeAll(layerLlm, layerTools)

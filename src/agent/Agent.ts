@@ -195,7 +195,7 @@ const make = Effect.gen(function* () {
     for (let step = 0; ; step++) {
       const calls = yield* inNode(turn, "call_llm", callLlm(turn, step))
       if (calls.length === 0 || step === maxRounds) break
-      route(turn, "call_llm", "handle_tools", `${calls.length} tool calls`)
+      route(turn, "call_llm", "handle_tools", `tools asked for: ${calls.length}`)
       yield* inNode(turn, "handle_tools", handleTools(turn, step, calls))
       route(turn, "handle_tools", "call_llm", "results for the model")
     }

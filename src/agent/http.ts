@@ -2,9 +2,10 @@
  * Owns the handlers of chat and conversation: JSON, SSE and WebSocket over the same turns.
  */
 import { DateTime, Effect } from "effect"
-import { HttpServerResponse } from "effect/http"
+import { type HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { Api } from "../api/Api.ts"
+import { UpgradeRequiredProblem } from "../api/Problems.ts"
 import { unavailable } from "../server/unavailable.ts"
 import type { SessionId } from "../sessions/Session.ts"
 import { Sessions } from "../sessions/Sessions.ts"
@@ -37,6 +38,14 @@ const failure = (result: TurnResult) =>
         error: result.error ?? "The turn was stopped before the reply was complete.",
         error_code: result.errorCode ?? "CANCELLED"
       }
+
+const socket = (turns: Turns["Service"], request: HttpServerRequest.HttpServerRequest) =>
+  request.upgrade.pipe(
+    Effect.mapError(() => new UpgradeRequiredProblem({ detail: "Connect with a WebSocket client." })),
+    Effect.flatMap(serveChatSocket(turns)),
+    // Not sent: the connection was answered when it became a WebSocket.
+    Effect.as(HttpServerResponse.empty())
+  )
 
 type Sent = Parameters<typeof turnRequest>[0]
 
@@ -108,7 +117,7 @@ export const layerChatHandlers = HttpApiBuilder.group(
       .handle("history", ({ params, query: { limit = 50, offset = 0, include_metadata } }) =>
         history(params.session_id, { limit, offset }, include_metadata === "true" || include_metadata === "1")
       )
-      .handle("socket", ({ upgrade }) => Effect.flatMap(upgrade(), serveChatSocket(turns)))
+      .handle("socket", ({ request }) => socket(turns, request))
   })
 )
 
@@ -117,7 +126,7 @@ export const layerRootSocketHandlers = HttpApiBuilder.group(
   "rootSocket",
   Effect.fnUntraced(function* (handlers) {
     const turns = yield* Turns
-    return handlers.handle("socket", ({ upgrade }) => Effect.flatMap(upgrade(), serveChatSocket(turns)))
+    return handlers.handle("socket", ({ request }) => socket(turns, request))
   })
 )
 

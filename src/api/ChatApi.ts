@@ -6,6 +6,7 @@ import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema } from "effect/http-api"
 import { ChatEvent } from "../agent/TurnEvent.ts"
 import { SessionId } from "../sessions/Session.ts"
 import { absent, ClientName, JsonObject, limited, MessageText, Success, Timestamp } from "./Fields.ts"
+import { UpgradeRequiredProblem } from "./Problems.ts"
 import { Authorization } from "./Security.ts"
 
 export const ModelVariant = Schema.Literals(["default", "fast", "creative"])
@@ -85,6 +86,9 @@ export const ControlFrame = Schema.Union([
   Schema.Struct({ type: Schema.Literal("close") })
 ]).annotate({ identifier: "ControlFrame" })
 
+/** The frames themselves are `ChatFrame` and `ControlFrame` from the client, `ChatEvent` from the server. */
+const socket = { success: HttpApiSchema.Empty(101), error: UpgradeRequiredProblem }
+
 const events = HttpApiSchema.StreamSse({ data: ChatEvent })
 
 export class ChatApi extends HttpApiGroup.make("chat")
@@ -101,12 +105,12 @@ export class ChatApi extends HttpApiGroup.make("chat")
       },
       success: ChatHistory
     }),
-    HttpApiEndpoint.get("socket", "/chat/ws", { success: HttpApiSchema.Upgrade({ protocol: "websocket" }) })
+    HttpApiEndpoint.get("socket", "/chat/ws", socket)
   )
   .middleware(Authorization)
   .prefix("/api/v1") {}
 
 /** The WebSocket's other address, at the root. */
 export class RootSocketApi extends HttpApiGroup.make("rootSocket")
-  .add(HttpApiEndpoint.get("socket", "/ws", { success: HttpApiSchema.Upgrade({ protocol: "websocket" }) }))
+  .add(HttpApiEndpoint.get("socket", "/ws", socket))
   .middleware(Authorization) {}

@@ -77,6 +77,12 @@ export class UnsupportedMediaTypeProblem extends HttpApiError.Problem<Unsupporte
   { detail: Schema.String, error_code: Schema.tag("UNSUPPORTED_MEDIA_TYPE"), ...ids }
 ) {}
 
+export class UpgradeRequiredProblem extends HttpApiError.Problem<UpgradeRequiredProblem>()(
+  "UpgradeRequiredProblem",
+  declared("UPGRADE_REQUIRED", 426, "This address speaks WebSocket"),
+  { detail: Schema.String, error_code: Schema.tag("UPGRADE_REQUIRED"), ...ids }
+) {}
+
 export class InternalProblem extends HttpApiError.Problem<InternalProblem>()(
   "InternalProblem",
   declared("INTERNAL_ERROR", 500, "Something went wrong on our side"),

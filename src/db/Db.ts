@@ -81,14 +81,11 @@ export const postgres = Effect.fnUntraced(function* (
  * The embedded one, in a folder or in memory. It has a single session, and so a single connection: what waits inside a
  * transaction for something that another connection does waits for ever. `listen` would hold it for good.
  */
-export const embedded = Effect.fnUntraced(function* (
-  where: { readonly dataDir: string } | { readonly template: Uint8Array<ArrayBuffer> | undefined }
-) {
-  const inMemory = "template" in where
-  if (!inMemory) yield* lockDataDir(where.dataDir)
+export const embedded = Effect.fnUntraced(function* (where: { readonly dataDir: string } | "memory") {
+  if (where !== "memory") yield* lockDataDir(where.dataDir)
   const started = yield* Embedded.make({
-    dataDir: inMemory ? undefined : path.resolve(where.dataDir, "postgres"),
-    template: inMemory ? where.template : undefined
+    dataDir: where === "memory" ? undefined : path.resolve(where.dataDir, "postgres"),
+    template: true
   }).pipe(Effect.mapError((error) => new DbStartError({ problem: error.message, cause: error })))
   const client = yield* PgClient.make({
     stream: started.connect,
@@ -103,7 +100,7 @@ export const embedded = Effect.fnUntraced(function* (
   }).pipe(Effect.mapError((error) => new DbStartError({ problem: error.message, cause: error })))
   return context(client, {
     kind: "embedded",
-    description: `embedded PostgreSQL ${started.version} (PGlite) in ${inMemory ? "memory" : where.dataDir}`
+    description: `embedded PostgreSQL ${started.version} (PGlite) in ${where === "memory" ? where : where.dataDir}`
   })
 })
 
@@ -142,9 +139,9 @@ export const layerEmbedded: Layer.Layer<Db, DbStartError, AppConfig> = Layer.eff
 ).pipe(Layer.provide(Reactivity.layer))
 
 /** Empty, gone with its scope. */
-export const layerMemory: Layer.Layer<Db, DbStartError> = Layer.effectContext(
-  embedded({ template: undefined })
-).pipe(Layer.provide(Reactivity.layer))
+export const layerMemory: Layer.Layer<Db, DbStartError> = Layer.effectContext(embedded("memory")).pipe(
+  Layer.provide(Reactivity.layer)
+)
 
 /** What this process is configured for, brought up to the newest schema. */
 export const layer: Layer.Layer<Db, DbStartError, AppConfig> = Layer.effectDiscard(

@@ -6,6 +6,7 @@
  * guard the data directory against other processes: `DataDirLock.ts` does.
  */
 import { Duplex } from "node:stream"
+import * as v8 from "node:v8"
 import { Worker } from "node:worker_threads"
 import { Effect, Schema } from "effect"
 import type { Request, Response, WorkerInput } from "./EmbeddedWorker.ts"
@@ -27,11 +28,13 @@ export interface Embedded {
    * has ended; what is written before that waits.
    */
   readonly connect: () => Duplex
-  /** The data directory as a tarball, to start others from. */
-  readonly dump: Effect.Effect<Uint8Array<ArrayBuffer>>
 }
 
 export const make = Effect.fnUntraced(function* (input: WorkerInput) {
+  // The optimising compiler gains a warm PGlite about a tenth, and takes 500 MB for some seconds to get there. Read
+  // when a module is compiled, so it also holds for WebAssembly that this process loads later.
+  v8.setFlagsFromString("--no-wasm-tier-up")
+  v8.setFlagsFromString("--no-wasm-dynamic-tiering")
   const thread = new Thread(input)
   const session = new Session(thread)
   yield* Effect.addFinalizer(() => Effect.promise(() => thread.close()))
@@ -42,8 +45,7 @@ export const make = Effect.fnUntraced(function* (input: WorkerInput) {
   })
   return {
     version,
-    connect: () => new Connection(session),
-    dump: Effect.promise(() => session.dump())
+    connect: () => new Connection(session)
   } satisfies Embedded
 })
 
@@ -118,8 +120,6 @@ class Thread {
           return void worker.terminate()
         case "Done":
           if (response.bytes.length > 0) this.running?.onData(response.bytes)
-          return this.running?.resolve(response)
-        case "Dumped":
           return this.running?.resolve(response)
       }
     })
@@ -196,17 +196,6 @@ class Session {
       throw error
     }
     return resolve
-  }
-
-  async dump(): Promise<Uint8Array<ArrayBuffer>> {
-    const release = await this.acquire()
-    try {
-      const response = await this.thread.request({ _tag: "Dump" })
-      if (response._tag !== "Dumped") throw new Error(`Unexpected ${response._tag}`)
-      return response.tarball
-    } finally {
-      release()
-    }
   }
 }
 

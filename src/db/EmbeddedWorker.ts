@@ -10,25 +10,22 @@ import * as path from "node:path"
 import { parentPort, workerData } from "node:worker_threads"
 import { PGlite } from "@electric-sql/pglite"
 import { NodeFS } from "@electric-sql/pglite/nodefs"
+import * as EmbeddedTemplate from "./EmbeddedTemplate.ts"
 
 export interface WorkerInput {
   /** `undefined`: in memory. */
   readonly dataDir: string | undefined
-  /** A tarball of an initialised data directory to start from, in place of initdb. In memory only. */
-  readonly template: Uint8Array<ArrayBuffer> | undefined
+  /** Whether a new database may start from the packed one, in place of initdb. */
+  readonly template: boolean
 }
 
-export type Request =
-  | { readonly _tag: "Exec"; readonly message: Uint8Array }
-  | { readonly _tag: "Dump" }
-  | { readonly _tag: "Close" }
+export type Request = { readonly _tag: "Exec"; readonly message: Uint8Array } | { readonly _tag: "Close" }
 
 export type Response =
   | { readonly _tag: "Started"; readonly version: string }
   | { readonly _tag: "Failed"; readonly message: string }
   | { readonly _tag: "Data"; readonly bytes: Uint8Array }
   | { readonly _tag: "Done"; readonly bytes: Uint8Array }
-  | { readonly _tag: "Dumped"; readonly tarball: Uint8Array<ArrayBuffer> }
 
 /**
  * PGlite turns fsync off, and its file system ignores it: what is committed survives the process, not the machine.
@@ -67,9 +64,8 @@ const startParams = (durable: boolean) => [
   ...setting("min_wal_size", "32MB")
 ]
 
-const initDbParams = ["--no-sync", "--no-instructions", "--wal-segsize=4"]
-
-const syncTree = (directory: string) => {
+/** Forces the folders to disk, which hold the names, and the files where they are not there yet. */
+const syncTree = (directory: string, files: boolean) => {
   const sync = (file: string) => {
     const fd = fs.openSync(file, "r")
     try {
@@ -79,38 +75,43 @@ const syncTree = (directory: string) => {
     }
   }
   for (const entry of fs.readdirSync(directory, { withFileTypes: true, recursive: true })) {
-    sync(path.join(entry.parentPath, entry.name))
+    if (files || entry.isDirectory()) sync(path.join(entry.parentPath, entry.name))
   }
   sync(directory)
+  sync(path.dirname(directory))
 }
 
-/** Creates the database when there is none. A marker tells a data directory that was left half made: it is made anew. */
-const open = async (dataDir: string): Promise<PGlite> => {
+/** A marker tells a data directory that was left half made by a kill. Nobody has used such a one: it is made anew. */
+const open = async (dataDir: string, useTemplate: boolean): Promise<PGlite> => {
   const marker = `${dataDir}.initializing`
   if (fs.existsSync(marker)) fs.rmSync(dataDir, { recursive: true, force: true })
   const isNew = !fs.existsSync(path.join(dataDir, "PG_VERSION"))
+  let unpacked = false
   if (isNew) {
     fs.mkdirSync(dataDir, { recursive: true, mode: 0o700 })
     fs.writeFileSync(marker, "")
+    unpacked = useTemplate && EmbeddedTemplate.unpack(dataDir)
   }
   const pg = await PGlite.create({
     fs: new DurableFS(dataDir),
-    initDbStartParams: initDbParams,
-    startParams: startParams(true)
+    startParams: startParams(true),
+    initDbStartParams: EmbeddedTemplate.initDbParams
   })
   if (isNew) {
-    syncTree(dataDir)
+    syncTree(dataDir, !unpacked)
     fs.rmSync(marker)
   }
   return pg
 }
 
-const openMemory = (template: WorkerInput["template"]): Promise<PGlite> =>
-  PGlite.create({
+const openMemory = (useTemplate: boolean): Promise<PGlite> => {
+  const template = useTemplate ? EmbeddedTemplate.read() : undefined
+  return PGlite.create({
     startParams: startParams(false),
-    initDbStartParams: initDbParams,
+    initDbStartParams: EmbeddedTemplate.initDbParams,
     ...(template === undefined ? {} : { loadDataDir: new Blob([template]) })
   })
+}
 
 /** Large results go over in parts of this size, while the statement still runs. */
 const partSize = 256 * 1024
@@ -118,7 +119,9 @@ const partSize = 256 * 1024
 const serve = async (port: NonNullable<typeof parentPort>, input: WorkerInput) => {
   const send = (response: Response, transfer: ReadonlyArray<ArrayBuffer> = []) =>
     port.postMessage(response, transfer)
-  const pg = await (input.dataDir === undefined ? openMemory(input.template) : open(input.dataDir))
+  const pg = await (input.dataDir === undefined
+    ? openMemory(input.template)
+    : open(input.dataDir, input.template))
   const { rows } = await pg.query<{ server_version: string }>("show server_version")
 
   const exec = async (message: Uint8Array) => {
@@ -153,11 +156,6 @@ const serve = async (port: NonNullable<typeof parentPort>, input: WorkerInput) =
     switch (request._tag) {
       case "Exec":
         return exec(request.message)
-      case "Dump": {
-        const file = await pg.dumpDataDir("none")
-        const tarball = new Uint8Array(await file.arrayBuffer())
-        return send({ _tag: "Dumped", tarball }, [tarball.buffer])
-      }
       case "Close":
         // Ends as a shutdown of PostgreSQL does, with a checkpoint: the next start has nothing to recover.
         await pg.close()

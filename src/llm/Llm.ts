@@ -3,8 +3,11 @@
  *
  * Does not know a wire protocol (the providers do), keep history or run tools (the agent does).
  */
-import { Context, type Duration, type Effect, Schema, type Stream } from "effect"
-import type { LanguageModel, Prompt, Response, Toolkit } from "effect/ai"
+import { Context, type Duration, Effect, Layer, Schema, Stream } from "effect"
+import type { AiError, LanguageModel, Prompt, Response, Toolkit } from "effect/ai"
+import { CircuitBreaker } from "effect/persistence"
+import { AppConfig } from "../Config.ts"
+import * as LlmPolicy from "./LlmPolicy.ts"
 
 export type ModelVariant = "default" | "fast" | "creative"
 
@@ -97,7 +100,87 @@ export class Llm extends Context.Service<
      */
     readonly stream: (request: LlmRequest) => Stream.Stream<LlmPart, LlmUnavailable>
   }
->()("voice-agent/llm/Llm") {}
+>()("voice-agent/llm/Llm") {
+  /** Open, for tests: the policy's numbers can be given, and the store that holds the breakers. */
+  static readonly make = Effect.fnUntraced(function* (options: {
+    readonly fallbackModels: ReadonlyArray<string>
+    readonly timeouts: Omit<LlmTimeouts, "connect">
+    readonly retries?: LlmPolicy.LlmRetries
+    readonly breaker?: LlmPolicy.LlmBreaker
+  }) {
+    const provider = yield* LlmProvider
+    const { fallbackModels } = options
+    const policy = yield* LlmPolicy.make({
+      timeouts: options.timeouts,
+      retries: options.retries ?? LlmPolicy.defaultRetries,
+      breaker: options.breaker ?? LlmPolicy.defaultBreaker,
+      knownModels: new Set([...Object.values(provider.models), ...fallbackModels])
+    })
+    const modelFor = (variant: ModelVariant, override: ModelOverride): string =>
+      override.model ?? provider.models[variant]
+
+    const candidate = (model: string, request: LlmRequest): LlmPolicy.Candidate => ({
+      model,
+      stream: Stream.unwrap(
+        Effect.map(
+          provider.languageModel({
+            model,
+            temperature: request.override.temperature ?? temperatures[request.variant],
+            maxTokens: request.override.maxTokens
+          }),
+          (languageModel): Stream.Stream<LlmPart, AiError.AiError> => {
+            const { prompt } = request
+            // Which tools there are is known at run time only; none of them is run or encoded, so nothing is required.
+            const toolkit: Toolkit.WithHandler<Record<never, never>> | undefined = request.toolkit
+            return toolkit === undefined
+              ? languageModel.streamText({ prompt, ...asAnnounced })
+              : languageModel.streamText({ prompt, toolkit, ...asAnnounced })
+          }
+        )
+      )
+    })
+
+    return Llm.of({
+      provider: provider.name,
+      isOffline: provider.isOffline,
+      models: provider.models,
+      fallbackModels,
+      modelFor,
+      stream: (request) => {
+        const model = modelFor(request.variant, request.override)
+        const others = new Set(fallbackModels)
+        others.delete(model)
+        return policy
+          .stream([candidate(model, request), ...Array.from(others, (other) => candidate(other, request))])
+          .pipe(
+            Stream.mapError(
+              ({ cause, midStream, model, reason }) => new LlmUnavailable({ model, reason, midStream, cause })
+            )
+          )
+      }
+    })
+  })
+
+  static readonly layer: Layer.Layer<Llm, never, LlmProvider | AppConfig> = Layer.effect(
+    Llm,
+    Effect.flatMap(AppConfig, ({ llm }) =>
+      Llm.make({
+        fallbackModels: llm.fallbackModels,
+        timeouts: {
+          firstToken: llm.firstTokenTimeout,
+          betweenTokens: llm.tokenTimeout,
+          total: llm.totalTimeout
+        }
+      })
+    )
+  ).pipe(Layer.provide(CircuitBreaker.layerStoreMemory()))
+}
+
+/** Calls are not run here, and wrong arguments come through: the tools answer the model. */
+const asAnnounced = { disableToolCallResolution: true, toolCallValidation: "deferred" } as const
+
+/** How free a variant is in its choice of words, unless a request says so itself. */
+const temperatures: Record<ModelVariant, number> = { default: 0.7, fast: 0.3, creative: 1 }
 
 /** Limits of one model call. Source: the failure policy in docs/ARCHITECTURE.md. */
 export interface LlmTimeouts {

@@ -99,12 +99,6 @@ const bare: Readonly<Record<number, ProblemFields>> = {
     title: "The body's type is not supported",
     detail: "Send the body as application/json."
   },
-  426: {
-    status: 426,
-    code: "UPGRADE_REQUIRED",
-    title: "This address speaks WebSocket",
-    detail: "Connect with a WebSocket client."
-  },
   503: unavailable
 }
 
@@ -191,6 +185,7 @@ const withHeaders = (response: HttpServerResponse.HttpServerResponse, ids: Reque
     traceparent: `00-${ids.traceId}-${ids.spanId}-${ids.sampled ? "01" : "00"}`
   }
   if (response.status === 401) headers["www-authenticate"] = `ApiKey realm="voice-agent-api"`
+  if (response.status === 426) headers.upgrade = "websocket"
   if (response.status === 503 || response.status === 429) headers["retry-after"] = "2"
   return HttpServerResponse.setHeaders(response, headers)
 }

@@ -41,7 +41,7 @@ const maxWhole = 1n << BigInt(maxBits)
 const maxFactorial = 450
 const maxChosen = 500n
 
-const bitsOf = (value: bigint): number => 4 * value.toString(16).length
+const bitsOf = (value: bigint): number => (value < 0n ? -value : value).toString(2).length
 
 const isUnit = (value: Value): value is Mathjs.Unit => typeof value === "object"
 
@@ -58,7 +58,8 @@ const checked = (value: number): number => {
   return value
 }
 
-const exact = (value: bigint): bigint | number => (bitsOf(value) <= maxBits ? value : checked(Number(value)))
+const exact = (value: bigint): bigint | number =>
+  value <= maxWhole && value >= -maxWhole ? value : checked(Number(value))
 
 /** Runs one operation of mathjs on quantities. Its own messages name its types, so they are not passed on. */
 const quantity = (operate: () => unknown, problem: string): Value => {
@@ -102,6 +103,7 @@ export const multiply = (a: Value, b: Value): Value => {
 export const divide = (a: Value, b: Value): Value => {
   if (!isUnit(b) && Number(b) === 0) throw new CalculationFailed("Division by zero.")
   if (isUnit(a) || isUnit(b)) {
+    // mathjs's types have no divide for a mixed pair; its function has.
     return quantity(() => math.divide(plain(a) as number, plain(b) as number), "These can't be divided.")
   }
   if (typeof a === "bigint" && typeof b === "bigint" && a % b === 0n) return a / b
@@ -128,7 +130,7 @@ export const power = (a: Value, b: Value): Value => {
   if (typeof a === "bigint" && typeof b === "bigint" && b >= 0n) {
     if (a === 0n || a === 1n) return b === 0n ? 1n : a
     // Estimated before it is computed: 9^9^9 has 370 million digits.
-    if (b <= BigInt(maxBits) && bitsOf(a) * Number(b) <= maxBits) return a ** b
+    if (b <= BigInt(maxBits) && (bitsOf(a) - 1) * Number(b) <= maxBits) return exact(a ** b)
   }
   if (Number(a) === 0 && exponent < 0) throw new CalculationFailed("Division by zero.")
   // An odd root of a negative number is real, though 1/3 as a float is not quite a third.
@@ -307,7 +309,7 @@ const functions: ReadonlyMap<string, Function> = new Map<string, Function>([
     wholes("lcm", args).reduce((a, b) => {
       const divisor = greatestCommonDivisor(a, b)
       const product = divisor === 0n ? 0n : (a / divisor) * b
-      if (bitsOf(product) > maxBits) throw new CalculationFailed("The result is too large.")
+      if (product > maxWhole || product < -maxWhole) throw new CalculationFailed("The result is too large.")
       return product < 0n ? -product : product
     })
   ),

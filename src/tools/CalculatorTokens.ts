@@ -127,7 +127,9 @@ export const tokenize = (expression: string): ReadonlyArray<Token> => {
     }
     const word = take(name)
     if (word !== undefined) {
-      const operator = Object.hasOwn(words, word) ? words[word] : undefined
+      // `7 mod 3` is an operator, `mod(7, 3)` a function.
+      const isCall = word === "mod" && source[at] === "(" && !endsOperand(tokens.at(-1))
+      const operator = Object.hasOwn(words, word) && !isCall ? words[word] : undefined
       tokens.push(
         operator === undefined ? { kind: "name", text: word } : { kind: "operator", text: operator }
       )
@@ -152,6 +154,9 @@ export const tokenize = (expression: string): ReadonlyArray<Token> => {
   return withInches(tokens)
 }
 
+const endsOperand = (token: Token | undefined): boolean =>
+  token !== undefined && (token.kind !== "operator" || [")", "%", "!"].includes(token.text))
+
 /**
  * Tells the unit `in` from the conversion `in`: it is inches right after a number, unless a unit follows
  * (`5 km in m` and `5 in to cm`), and wherever an operand must come (`cm to in`).
@@ -161,9 +166,8 @@ const withInches = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
   for (const [index, token] of tokens.entries()) {
     const before = result.at(-1)
     const after = tokens[index + 1]
-    const isOperand =
-      before === undefined || (before.kind === "operator" && ![")", "%", "!"].includes(before.text))
-    const isInch = isOperand || (before.kind === "number" && (after?.kind !== "name" || after.text === "in"))
+    const isInch =
+      !endsOperand(before) || (before?.kind === "number" && (after?.kind !== "name" || after.text === "in"))
     const isConversion = token.kind === "name" && token.text === "in" && !isInch
     result.push(isConversion ? { kind: "operator", text: "to" } : token)
   }

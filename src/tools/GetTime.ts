@@ -50,10 +50,16 @@ interface NamedZone {
 /** Keeps the name asked for: `Intl` would turn `Asia/Kolkata` into the older `Asia/Calcutta`, and `EST` into Panama. */
 const zoneNamed = (name: string): Option.Option<NamedZone> =>
   // Lower case, so that the zones Effect keeps by name stay as few as there are zones.
-  Option.map(DateTime.zoneFromString(name.toLowerCase()), (zone) => {
-    const canonical = DateTime.zoneToString(zone)
-    return { name: canonical.toLowerCase() === name.toLowerCase() ? canonical : name, zone }
-  })
+  DateTime.zoneFromString(name.toLowerCase()).pipe(
+    Option.filter((zone) => !DateTime.isTimeZoneOffset(zone) || Math.abs(zone.offset) <= maxOffsetMillis),
+    Option.map((zone) => {
+      const canonical = DateTime.zoneToString(zone)
+      return { name: canonical.toLowerCase() === name.toLowerCase() ? canonical : name, zone }
+    })
+  )
+
+/** No place on Earth is further ahead than UTC+14. */
+const maxOffsetMillis = 14 * 3_600_000
 
 /** An IANA name in any case, a fixed offset (`+02:00`), or a city that only one zone is named after. */
 const findZone = (text: string): Option.Option<NamedZone> => {

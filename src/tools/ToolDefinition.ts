@@ -71,7 +71,7 @@ type PlainSchema = Schema.Top & { readonly DecodingServices: never; readonly Enc
  *   success: Schema.Struct({ sum: Schema.Int }),
  *   handler: ({ count }) => Effect.map(Random.nextIntBetween(count, 6 * count), (sum) => ({ sum }))
  * })
- * const layer = Tools.layerOf([...builtIn, rollDice])
+ * const layer = Tools.layerOf([...builtIn, rollDice]).pipe(Layer.provide(ToolHttp.layer))
  * ```
  */
 export const defineTool = <

@@ -6,7 +6,7 @@
 import { Predicate, type Schema } from "effect"
 import { Tool } from "effect/ai"
 
-export interface ToolParameter {
+interface ToolParameter {
   readonly name: string
   /** JSON Schema's word; alternatives are joined: `string | null`. */
   readonly type: string

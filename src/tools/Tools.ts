@@ -4,7 +4,7 @@
  *
  * Does not decide when a tool is called (the model does) and does not speak HTTP.
  */
-import { Clock, Context, Effect, Layer, Schema, SchemaIssue } from "effect"
+import { Clock, Context, Effect, Layer, Predicate, Schema, SchemaIssue, type StandardSchema } from "effect"
 import { type Tool, Toolkit } from "effect/ai"
 import type { HttpClient } from "effect/http"
 import type { AppConfig } from "../Config.ts"
@@ -26,7 +26,8 @@ import {
 
 export { builtIn } from "./BuiltInTools.ts"
 export { defineTool, type ToolDefinition, ToolFailed, withDefault } from "./ToolDefinition.ts"
-export type { ToolInfo, ToolParameter } from "./ToolInfo.ts"
+export { ToolHttp } from "./ToolHttp.ts"
+export type { ToolInfo } from "./ToolInfo.ts"
 
 /** No tool of that name is offered. */
 export class ToolNotFound extends Schema.TaggedError<ToolNotFound>()("ToolNotFound", {
@@ -88,7 +89,10 @@ export class Tools extends Context.Service<
     readonly call: (name: string, args: unknown) => Effect.Effect<ToolCallResult>
   }
 >()("voice-agent/tools/Tools") {
-  /** Offers the tools given. Two of one name, or a name no model could call, is a defect. */
+  /**
+   * Offers the tools given: `Tools.layerOf([...builtIn, mine])`, whose built-in tools need `ToolHttp.layer`. Two of
+   * one name, or a name no model could call, is a defect.
+   */
   static readonly layerOf = <const Definitions extends ReadonlyArray<ToolDefinition<unknown>>>(
     definitions: Definitions & ReadonlyArray<ToolDefinition<Requirements<Definitions[number]>>>,
     options: ToolsOptions = {}
@@ -118,6 +122,15 @@ export interface ToolsOptions {
 type Requirements<D> = D extends ToolDefinition<infer R> ? R : never
 
 type Failure = ToolNotFound | ToolArgumentsInvalid | ToolFailed
+
+const invalid = (name: string, issues: ReadonlyArray<StandardSchema.StandardSchemaV1.Issue>) =>
+  new ToolArgumentsInvalid({
+    name,
+    issues: issues.slice(0, maxIssues).map(({ message, path = [] }) => ({
+      field: fieldOf(path.map((key) => (typeof key === "object" ? key.key : key))),
+      message
+    }))
+  })
 
 /** Enough to mend the arguments by; a list of a thousand wrong members needs no thousand messages. */
 const maxIssues = 20
@@ -153,15 +166,8 @@ const readArguments = (name: string, args: unknown): Effect.Effect<unknown, Tool
     ? Effect.succeed(args)
     : args.trim() === ""
       ? Effect.succeed({})
-      : Effect.mapError(
-          decodeJson(args),
-          () =>
-            new ToolArgumentsInvalid({
-              name,
-              issues: [
-                { field: "arguments", message: "Expected a JSON object, got text that is not valid JSON" }
-              ]
-            })
+      : Effect.mapError(decodeJson(args), () =>
+          invalid(name, [{ message: "Expected a JSON object, got text that is not valid JSON" }])
         )
 
 const decodeJson = Schema.decodeUnknownEffect(Schema.fromJsonString(Schema.Unknown))
@@ -184,7 +190,7 @@ const make = <R>(definitions: ReadonlyArray<ToolDefinition<R>>, options: ToolsOp
     const perform = Effect.fnUntraced(function* (name: string, args: unknown) {
       const entry = entries.get(name)
       if (entry === undefined) return yield* new ToolNotFound({ name })
-      const decoded = yield* entry.decode(args)
+      const decoded = yield* entry.decode(args ?? {})
       return yield* entry.run(decoded)
     })
 
@@ -252,19 +258,12 @@ const entryOf = <R>(definition: ToolDefinition<R>, services: Context.Context<R>)
     tool,
     info,
     decode: (args) =>
-      Effect.mapError(
-        definition.decode(withoutNulls(args ?? {}, info.jsonSchema)),
-        ({ issue }) =>
-          new ToolArgumentsInvalid({
-            name: tool.name,
-            issues: issuesOf(issue)
-              .issues.slice(0, maxIssues)
-              .map(({ message, path = [] }) => ({
-                field: fieldOf(path.map((key) => (typeof key === "object" ? key.key : key))),
-                message
-              }))
-          })
-      ),
+      // A struct without fields would take a list or a string for an object.
+      Predicate.isObject(args)
+        ? Effect.mapError(definition.decode(withoutNulls(args, info.jsonSchema)), ({ issue }) =>
+            invalid(tool.name, issuesOf(issue).issues)
+          )
+        : Effect.fail(invalid(tool.name, [{ message: "Expected object" }])),
     run: runnerOf({
       ...definition,
       isOffered: undefined,

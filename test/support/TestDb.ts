@@ -4,51 +4,14 @@
  * is set, dropped afterwards.
  */
 import * as crypto from "node:crypto"
-import * as fs from "node:fs"
-import { createRequire } from "node:module"
-import * as path from "node:path"
 import { Effect, Layer, Redacted } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { SqlClient } from "effect/sql"
 import * as Db from "../../src/db/Db.ts"
-import * as Embedded from "../../src/db/Embedded.ts"
 import * as Migrations from "../../src/db/Migrations.ts"
 
 /** `undefined`: in memory. */
-export const serverUrl = process.env["TEST_DATABASE_URL"]
-
-/**
- * initdb takes seconds: its result is kept for the next test file, and for the next run. Files that start at once may
- * each make it; the last one to finish wins, and all are the same.
- */
-const template = Effect.gen(function* () {
-  const root = path.resolve(import.meta.dirname, "../..")
-  const resolve = createRequire(import.meta.url).resolve
-  const version = JSON.parse(
-    fs.readFileSync(path.join(path.dirname(resolve("@electric-sql/pglite")), "../package.json"), "utf8")
-  ).version
-  // How the template is made is part of what it is.
-  const made = crypto
-    .createHash("sha256")
-    .update(fs.readFileSync(path.join(root, "src/db/EmbeddedWorker.ts")))
-    .digest("hex")
-    .slice(0, 12)
-  const folder = path.join(root, "node_modules/.cache/voice-agent-api")
-  const file = path.join(folder, `pglite-${version}-${made}.tar`)
-  if (fs.existsSync(file)) return new Uint8Array(fs.readFileSync(file))
-  const tarball = yield* Effect.scoped(
-    Effect.flatMap(Embedded.make({ dataDir: undefined, template: undefined }), ({ dump }) => dump)
-  )
-  fs.mkdirSync(folder, { recursive: true })
-  const draft = `${file}.${crypto.randomUUID()}`
-  fs.writeFileSync(draft, tarball)
-  fs.renameSync(draft, file)
-  return tarball
-})
-
-const memory = Layer.effectContext(
-  Effect.flatMap(Effect.orDie(template), (template) => Db.embedded({ template }))
-).pipe(Layer.provide(Reactivity.layer))
+export const serverUrl = process.env.TEST_DATABASE_URL
 
 const server = (url: string) =>
   Layer.effectContext(
@@ -78,7 +41,7 @@ const server = (url: string) =>
 
 /** No tables at all. */
 export const layerEmpty: Layer.Layer<Db.Db> = Layer.orDie(
-  serverUrl === undefined ? memory : server(serverUrl)
+  serverUrl === undefined ? Layer.orDie(Db.layerMemory) : server(serverUrl)
 )
 
 /** The repository's schema, without a row. */

@@ -5,7 +5,7 @@ import { ConfigProvider, Context, Effect, Layer } from "effect"
 import { HttpServer } from "effect/http"
 import { AppConfig } from "../../src/Config.ts"
 import * as Server from "../../src/Server.ts"
-import { ScriptedModel, type Script, type ScriptedServer } from "./ScriptedModel.ts"
+import { type Script, ScriptedModel, type ScriptedServer } from "./ScriptedModel.ts"
 import * as TestDb from "./TestDb.ts"
 
 export class TestServer extends Context.Service<
