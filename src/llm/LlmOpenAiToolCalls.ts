@@ -44,13 +44,17 @@ const isCompleteObject = (text: string): boolean => {
 
 const textOf = (value: unknown): string => (typeof value === "string" ? value : "")
 
-/** Whether a delta that points at `call` begins another one. */
-const beginsAnother = (call: PendingToolCall, id: string, name: string, text: string): boolean => {
+/** Whether a delta that points at `call` begins another one. `isPointed`: it has an index or an id. */
+const beginsAnother = (
+  call: PendingToolCall,
+  delta: { readonly id: string; readonly name: string; readonly text: string; readonly isPointed: boolean }
+): boolean => {
   // A name comes once per call, at its start. Servers that number every call 0 tell calls apart only by this.
-  if (name === "" || call.name === "") return false
-  if (id !== "" && id !== call.id) return true
-  if (name !== call.name) return call.arguments === "" || isCompleteObject(call.arguments)
-  return text !== "" && isCompleteObject(call.arguments)
+  if (delta.name === "" || call.name === "") return false
+  if (delta.id !== "" && delta.id !== call.id) return true
+  if (delta.name !== call.name) return call.arguments === "" || isCompleteObject(call.arguments)
+  // Some servers repeat the name in every delta, up to an empty last one.
+  return (delta.text !== "" || !delta.isPointed) && isCompleteObject(call.arguments)
 }
 
 export class ToolCalls {
@@ -72,7 +76,7 @@ export class ToolCalls {
     // Some servers mint a new id for every delta; only a name says that a call begins.
     if (call === undefined && !hasIndex && name === "") call = this.all.at(-1)
     if (call === undefined && !hasIndex && id === "") call = this.all.at(-1)
-    if (call === undefined || beginsAnother(call, id, name, text)) {
+    if (call === undefined || beginsAnother(call, { id, name, text, isPointed: hasIndex || id !== "" })) {
       call = this.#begin(id)
       if (hasIndex) this.#byIndex.set(delta.index, call)
     }
