@@ -24,11 +24,53 @@ export interface Settings {
   readonly maxConcurrentTurns: number
   /** One turn, whole: waiting, model calls and tools. */
   readonly turnTimeout: Duration.Duration
+  readonly tracing: TracingSettings
+  /** US dollars for a million tokens, by model. */
+  readonly prices: Readonly<Record<string, { readonly input: number; readonly output: number }>>
   /** How long running turns may go on after SIGTERM. */
   readonly shutdownGrace: Duration.Duration
   readonly logLevel: "Debug" | "Info" | "Warn" | "Error" | "None"
   readonly logFormat: "pretty" | "json"
 }
+
+/** The `OTEL_*` values mean what OpenTelemetry says they mean. */
+export interface TracingSettings {
+  /** `OTEL_SDK_DISABLED`: no spans at all. */
+  readonly disabled: boolean
+  /** Where spans go by OTLP gRPC. `undefined`: nowhere; spans are made all the same. */
+  readonly endpoint: string | undefined
+  readonly serviceName: string
+  /** Such as `production`; on every span. */
+  readonly environment: string
+  readonly sampler: SamplerName
+  /** The share of traces kept by a ratio sampler, 0 to 1. */
+  readonly samplerRatio: number
+  /** Keep spans in the database too, for `GET /turns/{id}/trace`. */
+  readonly store: boolean
+  readonly retention: Duration.Duration
+  /** Most spans kept by the embedded database. */
+  readonly maxRows: number
+  /** Hosts that get W3C trace headers with requests of ours, or `*` for all. */
+  readonly propagateTo: ReadonlyArray<string>
+  /** Whether spans may carry message text and tool arguments. */
+  readonly content: boolean
+  /** Spans that take longer are marked `performance.slow`. */
+  readonly slow: {
+    readonly model: Duration.Duration
+    readonly tool: Duration.Duration
+    readonly sql: Duration.Duration
+  }
+}
+
+const samplers = [
+  "always_on",
+  "always_off",
+  "traceidratio",
+  "parentbased_always_on",
+  "parentbased_always_off",
+  "parentbased_traceidratio"
+] as const
+export type SamplerName = (typeof samplers)[number]
 
 export interface LlmSettings {
   /** `undefined` with a key or a model: OpenAI's own. */
@@ -75,6 +117,18 @@ const blankAsAbsent = (value: Option.Option<string>) =>
     Option.map(value, (text) => text.trim()),
     (text) => text !== ""
   )
+
+/** `gpt-5=1.25/10, gpt-5-mini=0.25/2` */
+const parsePrices = (text: string): Settings["prices"] | undefined => {
+  const prices: Record<string, { input: number; output: number }> = {}
+  for (const item of text.split(",")) {
+    const [, model, input, output] = /^\s*(\S+?)\s*=\s*([\d.]+)\s*\/\s*([\d.]+)\s*$/.exec(item) ?? []
+    if (model === undefined || !Number.isFinite(Number(input)) || !Number.isFinite(Number(output)))
+      return undefined
+    prices[model] = { input: Number(input), output: Number(output) }
+  }
+  return prices
+}
 
 const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
   const problems: Array<string> = []
@@ -126,6 +180,11 @@ const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
         Option.filter(result, (d) => Duration.isFinite(d) && !Duration.isNegative(d))
       )
     })
+  const flag = (name: string, fallback: boolean) =>
+    Effect.map(
+      oneOf(name, String(fallback) as "true" | "false", ["true", "false"]),
+      (value) => value === "true"
+    )
   const url = (name: string, protocols: ReadonlyArray<string>) =>
     Effect.map(text(name), (value) => {
       if (value === undefined) return undefined
@@ -161,6 +220,37 @@ const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
     tavilyApiKey: yield* secret("TAVILY_API_KEY"),
     apiKeys: (yield* list("API_KEYS")).map((key) => Redacted.make(key)),
     corsOrigins: yield* list("CORS_ORIGINS"),
+    tracing: {
+      disabled: yield* flag("OTEL_SDK_DISABLED", false),
+      endpoint:
+        (yield* url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ["http:", "https:"])) ??
+        (yield* url("OTEL_EXPORTER_OTLP_ENDPOINT", ["http:", "https:"])),
+      serviceName: (yield* text("OTEL_SERVICE_NAME")) ?? "voice-agent-api",
+      environment: (yield* text("DEPLOYMENT_ENVIRONMENT")) ?? "development",
+      sampler: yield* oneOf("OTEL_TRACES_SAMPLER", "parentbased_always_on", samplers),
+      samplerRatio: yield* parsed("OTEL_TRACES_SAMPLER_ARG", 1, "a number from 0 to 1", (value) => {
+        const ratio = Number(value)
+        return ratio >= 0 && ratio <= 1 ? ratio : undefined
+      }),
+      store:
+        (yield* oneOf("TRACE_STORE", databaseUrl === undefined ? "postgres" : "off", ["postgres", "off"])) ===
+        "postgres",
+      retention: yield* duration("TRACE_RETENTION", Duration.days(7)),
+      maxRows: yield* integer("TRACE_MAX_ROWS", 100_000, 1000, 100_000_000),
+      propagateTo: yield* list("TRACE_PROPAGATE_TO"),
+      content: yield* flag("TRACE_CONTENT", false),
+      slow: {
+        model: yield* duration("SLOW_MODEL", Duration.seconds(10)),
+        tool: yield* duration("SLOW_TOOL", Duration.seconds(5)),
+        sql: yield* duration("SLOW_SQL", Duration.millis(200))
+      }
+    },
+    prices: yield* parsed(
+      "LLM_PRICES",
+      {},
+      "model=input/output, …: US dollars for a million tokens",
+      parsePrices
+    ),
     maxConcurrentTurns: yield* integer("MAX_CONCURRENT_TURNS", 2000, 1, 1_000_000),
     turnTimeout: yield* duration("TURN_TIMEOUT", Duration.minutes(5)),
     shutdownGrace: yield* duration("SHUTDOWN_GRACE", Duration.seconds(20)),

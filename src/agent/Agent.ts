@@ -3,10 +3,12 @@
  *
  * Does not decide when a turn runs, keep it, or know who listens (`Turns` does all three).
  */
-import { Clock, Context, Effect, Layer, Stream } from "effect"
+import { Cause, Clock, Context, Effect, Exit, Layer, Stream } from "effect"
 import type { Response } from "effect/ai"
 import { AppConfig } from "../Config.ts"
 import { Llm, type LlmPart, LlmUnavailable, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
+import { GenAi } from "../observability/GenAi.ts"
+import { Metrics } from "../observability/Metrics.ts"
 import { SpanName } from "../observability/SpanName.ts"
 import { Tools } from "../tools/Tools.ts"
 import { buildPrompt, type TurnRecord } from "./Prompt.ts"
@@ -38,7 +40,7 @@ export class Agent extends Context.Service<
     readonly run: (turn: AgentTurn) => Effect.Effect<void, LlmUnavailable>
   }
 >()("voice-agent/agent/Agent") {
-  static readonly layerNoDeps: Layer.Layer<Agent, never, Llm | Tools | AppConfig> = Layer.effect(
+  static readonly layerNoDeps: Layer.Layer<Agent, never, Llm | Tools | AppConfig | Metrics> = Layer.effect(
     Agent,
     Effect.suspend(() => make)
   )
@@ -65,52 +67,101 @@ const shownArguments = (text: string): unknown => {
 const make = Effect.gen(function* () {
   const llm = yield* Llm
   const tools = yield* Tools
-  const { historyTokens } = (yield* AppConfig).llm
+  const metrics = yield* Metrics
+  const {
+    llm: { historyTokens },
+    tracing
+  } = yield* AppConfig
   const toolkit = tools.list.length === 0 ? undefined : tools.toolkit
 
   /** Reads one model call into the transcript. Answers the tool calls it asks for. */
-  const callLlm = Effect.fnUntraced(function* (turn: AgentTurn, step: number) {
-    const { emit, transcript } = turn
-    const prompt = yield* Effect.withSpan(
-      Effect.sync(() => buildPrompt(turn.history, transcript.record, historyTokens)),
-      SpanName.buildMessages
-    )
-    emit({ level: "node", type: "llm_streaming", data: { phase: "started", details: transcript.model } })
-    const calls: Array<RequestedCall> = []
-    let streaming = false
-    const take = (parts: ReadonlyArray<LlmPart>) => {
-      let text = ""
-      for (const part of parts) {
-        if (part.type === "text-delta") text += part.delta
-        else if (part.type === "tool-call") calls.push(requestedCall(part))
-        else if (part.type === "response-metadata") transcript.model = part.modelId ?? transcript.model
-        else if (part.type === "finish") recordUsage(turn, step, part)
+  const callLlm = Effect.fnUntraced(
+    function* (turn: AgentTurn, step: number) {
+      const { emit, transcript } = turn
+      const prompt = yield* Effect.withSpan(
+        Effect.sync(() => buildPrompt(turn.history, transcript.record, historyTokens)),
+        SpanName.buildMessages
+      )
+      emit({ level: "node", type: "llm_streaming", data: { phase: "started", details: transcript.model } })
+      const { override, variant } = turn
+      yield* Effect.annotateCurrentSpan({
+        [GenAi.operationName]: "chat",
+        [GenAi.providerName]: llm.provider,
+        [GenAi.requestModel]: llm.modelFor(variant, override),
+        [GenAi.conversationId]: turn.sessionId,
+        ...(override.temperature === undefined ? {} : { [GenAi.requestTemperature]: override.temperature }),
+        ...(override.maxTokens === undefined ? {} : { [GenAi.requestMaxTokens]: override.maxTokens }),
+        ...(tracing.content ? { [GenAi.inputMessages]: JSON.stringify(prompt.content) } : {})
+      })
+      const clock = yield* Clock.Clock
+      const startedAt = clock.currentTimeMillisUnsafe()
+      const offset = transcript.reply.length
+      let firstChunkAt: number | undefined
+      let finished: Response.FinishPart | undefined
+      const calls: Array<RequestedCall> = []
+      let streaming = false
+      const take = (parts: ReadonlyArray<LlmPart>) => {
+        let text = ""
+        firstChunkAt ??= clock.currentTimeMillisUnsafe()
+        let finish: Response.FinishPart | undefined
+        for (const part of parts) {
+          if (part.type === "text-delta") text += part.delta
+          else if (part.type === "tool-call") calls.push(requestedCall(part))
+          else if (part.type === "response-metadata") transcript.model = part.modelId ?? transcript.model
+          else if (part.type === "finish") finish = part
+        }
+        if (text !== "") {
+          if (!streaming) {
+            streaming = true
+            emit({
+              level: "node",
+              type: "llm_streaming",
+              data: { phase: "streaming", details: transcript.model }
+            })
+          }
+          transcript.reply += text
+          emit({ type: "delta", content: text })
+        }
+        if (finish !== undefined) {
+          finished = finish
+          recordUsage(turn, step, finish)
+        }
+        return Effect.void
       }
-      if (text === "") return Effect.void
-      if (!streaming) {
-        streaming = true
-        emit({
-          level: "node",
-          type: "llm_streaming",
-          data: { phase: "streaming", details: transcript.model }
+      const conclude = (exit: Exit.Exit<void, LlmUnavailable>) => {
+        const input = finished?.usage.inputTokens.total
+        const output = finished?.usage.outputTokens.total
+        metrics.llmCall({
+          model: transcript.model,
+          outcome: Exit.isSuccess(exit) ? "ok" : Cause.hasInterruptsOnly(exit.cause) ? "cancelled" : "failed",
+          promptTokens: input ?? 0,
+          completionTokens: output ?? 0
+        })
+        return Effect.annotateCurrentSpan({
+          [GenAi.responseModel]: transcript.model,
+          ...(firstChunkAt === undefined
+            ? {}
+            : { [GenAi.responseTimeToFirstChunk]: (firstChunkAt - startedAt) / 1000 }),
+          ...(finished === undefined ? {} : { [GenAi.responseFinishReasons]: [finished.reason] }),
+          ...(input === undefined ? {} : { [GenAi.usageInputTokens]: input }),
+          ...(output === undefined ? {} : { [GenAi.usageOutputTokens]: output }),
+          ...(tracing.content ? { [GenAi.outputMessages]: transcript.reply.slice(offset) } : {})
         })
       }
-      transcript.reply += text
-      emit({ type: "delta", content: text })
-      return Effect.void
-    }
-    yield* Stream.runForEachArray(
-      llm.stream({
-        prompt,
-        toolkit: step < maxRounds ? toolkit : undefined,
-        variant: turn.variant,
-        override: turn.override
-      }),
-      take
-    )
-    emit({ level: "node", type: "llm_streaming", data: { phase: "finished", details: transcript.model } })
-    return calls
-  }, Effect.withSpan(SpanName.callLlm))
+      yield* Stream.runForEachArray(
+        llm.stream({
+          prompt,
+          toolkit: step < maxRounds ? toolkit : undefined,
+          variant,
+          override
+        }),
+        take
+      ).pipe(Effect.onExit(conclude))
+      emit({ level: "node", type: "llm_streaming", data: { phase: "finished", details: transcript.model } })
+      return calls
+    },
+    Effect.withSpan(SpanName.callLlm, { kind: "client" })
+  )
 
   const runTool = Effect.fnUntraced(function* (turn: AgentTurn, call: RequestedCall) {
     turn.emit({ level: "node", type: "tool_executing", data: { tool: call.name } })

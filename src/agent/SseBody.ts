@@ -11,10 +11,10 @@ import type { Turn } from "./Turns.ts"
 /** A client this far behind, in bytes, is cut off. */
 const maxBehind = 4 * 1024 * 1024
 
-const checkEvery = 5_000
+const checkEvery = 4_000
 
-/** With `checkEvery` on top, a comment goes out at least every 15 s. */
-const quietFor = 10_000
+/** With a check to notice the quiet, and one that may come late, a comment goes out at least every 15 s. */
+const quietFor = 7_000
 
 export class SseBody extends Readable {
   readonly #turn: Turn
@@ -50,12 +50,11 @@ export class SseBody extends Readable {
     if (this.readableLength > maxBehind) this.destroy()
   }
 
-  /** Sends a comment if nothing was sent for a while. `now` in milliseconds. */
+  /** Sends a comment if nothing was sent for a while, and nothing waits to be. `now` in milliseconds. */
   keepAlive(now: number) {
+    if (this.#turn.log.ended || this.readableLength > 0) return
     if (this.#lastWrite < 0) this.#lastWrite = now
-    else if (now - this.#lastWrite >= quietFor) {
-      this.#add(": still here\n\n")
-    }
+    else if (now - this.#lastWrite >= quietFor) this.#add(": still here\n\n")
   }
 
   override _read() {}

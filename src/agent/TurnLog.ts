@@ -30,6 +30,7 @@ export class TurnLog {
   readonly #idPrefix: string
   #text = ""
   #ended = false
+  #firstDeltaAt: number | undefined
 
   /** `now` answers milliseconds since the epoch. */
   constructor(turnId: string, sessionId: string, now: () => number) {
@@ -47,6 +48,11 @@ export class TurnLog {
     return this.#text
   }
 
+  /** When the reply began, in milliseconds since the epoch. */
+  get firstDeltaAt(): number | undefined {
+    return this.#firstDeltaAt
+  }
+
   get ended(): boolean {
     return this.#ended
   }
@@ -56,6 +62,7 @@ export class TurnLog {
     const sequence = this.#entries.length + 1
     const json = this.#encode(sequence, event)
     if (event.type === "delta") {
+      this.#firstDeltaAt ??= this.#now()
       this.#text += event.content
       this.#entries.push(this.#text.length)
     } else {

@@ -22,7 +22,10 @@ import {
 import { AppConfig } from "../Config.ts"
 import type { DbUnavailable } from "../db/DbUnavailable.ts"
 import { Llm, type LlmUnavailable, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
+import { CurrentRequest } from "../observability/CurrentRequest.ts"
+import { Metrics } from "../observability/Metrics.ts"
 import { SpanName } from "../observability/SpanName.ts"
+import { TraceStore } from "../observability/TraceStore.ts"
 import { mintSessionId, type SessionId } from "../sessions/Session.ts"
 import { Agent } from "./Agent.ts"
 import { Transcript } from "./Transcript.ts"
@@ -50,6 +53,8 @@ export interface TurnRequest {
   readonly context: Readonly<Record<string, unknown>> | undefined
   readonly variant: ModelVariant
   readonly override: ModelOverride
+  /** Whether the turn begins a trace of its own: a WebSocket outlives its turns. */
+  readonly ownTrace: boolean
   /** What to do while another turn of the session runs. */
   readonly whenBusy: "wait" | "interrupt"
 }
@@ -103,11 +108,21 @@ export class Turns extends Context.Service<
     readonly status: Effect.Effect<{ readonly open: number; readonly draining: boolean }>
   }
 >()("voice-agent/agent/Turns") {
-  static readonly layerNoDeps: Layer.Layer<Turns, DbUnavailable, Agent | TurnsRepo | Llm | AppConfig> =
-    Layer.effect(
-      Turns,
-      Effect.suspend(() => make)
-    )
+  static readonly layerNoDeps: Layer.Layer<
+    Turns,
+    DbUnavailable,
+    Agent | TurnsRepo | Llm | AppConfig | Metrics | TraceStore
+  > = Layer.effect(
+    Turns,
+    Effect.suspend(() => make)
+  )
+}
+
+/** Marks the span of a turn that failed; the turn's result says the same. */
+class TurnFailed extends Schema.TaggedError<TurnFailed>()("TurnFailed", { result: Schema.Any }) {
+  override get message() {
+    return (this.result as TurnResult).error ?? "The turn failed"
+  }
 }
 
 class TurnTimedOut extends Schema.TaggedError<TurnTimedOut>()("TurnTimedOut", {}) {}
@@ -121,6 +136,8 @@ const claimEvery = Duration.millis(100)
 /** A turn in this process, from accepted to ended. */
 interface OpenTurn extends Turn {
   readonly number: number
+  /** Where it was asked for, such as `POST /api/v1/chat`. */
+  readonly endpoint: string
   readonly ended: Deferred.Deferred<TurnResult>
   cancelled: CancelReason | undefined
   fiber: Fiber.Fiber<unknown, unknown> | undefined
@@ -138,6 +155,8 @@ const make = Effect.gen(function* () {
   const repo = yield* TurnsRepo
   const llm = yield* Llm
   const config = yield* AppConfig
+  const metrics = yield* Metrics
+  const traces = yield* TraceStore
   const clock = yield* Clock.Clock
   const scope = yield* Effect.scope
 
@@ -279,6 +298,22 @@ const make = Effect.gen(function* () {
       lane.turns.splice(lane.turns.indexOf(turn), 1)
       leaveLane(turn.sessionId, lane)
       turn.log.end(finalEvent(result))
+      metrics.turnsOpen(open)
+      metrics.turnEnded({
+        outcome: result.status,
+        seconds: result.processingMillis / 1000,
+        firstDeltaSeconds:
+          turn.log.firstDeltaAt === undefined
+            ? undefined
+            : (turn.log.firstDeltaAt - turn.log.startedAt) / 1000
+      })
+      traces.addSample({
+        sessionId: turn.sessionId,
+        endpoint: turn.endpoint,
+        responseMillis: result.processingMillis,
+        status: result.status,
+        at: turn.log.startedAt
+      })
       Deferred.doneUnsafe(turn.ended, Effect.succeed(result))
     })
 
@@ -300,12 +335,15 @@ const make = Effect.gen(function* () {
       owner,
       mayRun: previous === undefined
     })
+    metrics.turnsOpen(open)
+    const { method, route = "" } = yield* CurrentRequest
     const ended = Deferred.makeUnsafe<TurnResult>()
     const turn: OpenTurn = {
       id,
       sessionId,
       log,
       number: accepted.number,
+      endpoint: `${method} ${route}`.trim(),
       ended,
       result: Deferred.await(ended),
       cancelled: undefined,
@@ -321,7 +359,15 @@ const make = Effect.gen(function* () {
     log.append({ type: "start", model, turn_id: id })
     const transcript = new Transcript(request.message, model)
     turn.fiber = yield* run(request, turn, transcript, accepted.running, previous).pipe(
-      Effect.withSpan(SpanName.sendMessage, { attributes: { session_id: sessionId, turn_id: id } }),
+      Effect.flatMap((result) =>
+        result.error === null ? Effect.succeed(result) : new TurnFailed({ result })
+      ),
+      Effect.withSpan(SpanName.sendMessage, {
+        root: request.ownTrace,
+        attributes: { session_id: sessionId, turn_id: id }
+      }),
+      Effect.catchTag("TurnFailed", ({ result }) => Effect.succeed(result as TurnResult)),
+      Effect.annotateLogs({ session_id: sessionId }),
       Effect.flatMap((result) => finish(turn, lane, result)),
       Effect.forkIn(scope, { startImmediately: true, uninterruptible: true })
     )

@@ -8,6 +8,7 @@
 import { Context, Effect, Layer } from "effect"
 import { SqlClient } from "effect/sql"
 import { type DbUnavailable, guard, retrying } from "../db/DbUnavailable.ts"
+import { storable, storableText } from "../db/storable.ts"
 import type { SessionId } from "../sessions/Session.ts"
 import type { RecordedCall, TurnRecord } from "./Prompt.ts"
 import type { StepUsage } from "./Transcript.ts"
@@ -98,12 +99,6 @@ interface HistoryRow {
     readonly duration_ms: number
   }> | null
 }
-
-/** JSON for a `jsonb` column, which can hold neither U+0000 nor half a surrogate pair. */
-const storable = (value: unknown): string =>
-  JSON.stringify(value, (_, item) => (typeof item === "string" ? storableText(item) : item))
-
-const storableText = (text: string): string => text.toWellFormed().replaceAll("\u0000", "")
 
 const make = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient

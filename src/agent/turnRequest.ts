@@ -25,5 +25,6 @@ export const turnRequest = (sent: Sent, whenBusy: TurnRequest["whenBusy"]): Turn
   context: sent.context ?? undefined,
   variant: sent.model_variant ?? "default",
   override: override(sent),
+  ownTrace: whenBusy === "interrupt",
   whenBusy
 })

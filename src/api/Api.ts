@@ -2,7 +2,7 @@
  * Owns the whole HTTP contract. It holds no server code, so that clients can import it.
  */
 import { HttpApi, OpenApi } from "effect/http-api"
-import { ChatApi, RootSocketApi } from "./ChatApi.ts"
+import { ChatApi, ChatFrame, ControlFrame, RootSocketApi } from "./ChatApi.ts"
 import { ConversationApi } from "./ConversationApi.ts"
 import { HealthApi, InfoApi } from "./OperationsApi.ts"
 import { Problems } from "./Security.ts"
@@ -13,6 +13,8 @@ export class Api extends HttpApi.make("voice-agent-api")
   .add(ChatApi, RootSocketApi, SessionApi, ConversationApi, ToolsApi, McpApi, HealthApi, InfoApi)
   .middleware(Problems)
   .annotate(HttpApi.ParseOptions, { errors: "all" })
+  // What WebSocket clients send; no endpoint mentions it.
+  .annotate(HttpApi.AdditionalSchemas, [ChatFrame, ControlFrame])
   .annotateMerge(
     OpenApi.annotations({
       title: "Voice Agent API",

@@ -2,7 +2,7 @@
  * Owns the wire shapes of chat: one message in, a reply or a stream of events out.
  */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema } from "effect/http-api"
+import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema, OpenApi } from "effect/http-api"
 import { ChatEvent } from "../agent/TurnEvent.ts"
 import { SessionId } from "../sessions/Session.ts"
 import { absent, ClientName, JsonObject, limited, MessageText, Success, Timestamp } from "./Fields.ts"
@@ -86,8 +86,10 @@ export const ControlFrame = Schema.Union([
   Schema.Struct({ type: Schema.Literal("close") })
 ]).annotate({ identifier: "ControlFrame" })
 
-/** The frames themselves are `ChatFrame` and `ControlFrame` from the client, `ChatEvent` from the server. */
 const socket = { success: HttpApiSchema.Empty(101), error: UpgradeRequiredProblem }
+
+const socketDescription =
+  "WebSocket, text frames of JSON: `ChatFrame` and `ControlFrame` from the client, `ChatEvent` from the server."
 
 const events = HttpApiSchema.StreamSse({ data: ChatEvent })
 
@@ -105,12 +107,12 @@ export class ChatApi extends HttpApiGroup.make("chat")
       },
       success: ChatHistory
     }),
-    HttpApiEndpoint.get("socket", "/chat/ws", socket)
+    HttpApiEndpoint.get("socket", "/chat/ws", socket).annotate(OpenApi.Description, socketDescription)
   )
   .middleware(Authorization)
   .prefix("/api/v1") {}
 
 /** The WebSocket's other address, at the root. */
 export class RootSocketApi extends HttpApiGroup.make("rootSocket")
-  .add(HttpApiEndpoint.get("socket", "/ws", socket))
+  .add(HttpApiEndpoint.get("socket", "/ws", socket).annotate(OpenApi.Description, socketDescription))
   .middleware(Authorization) {}

@@ -87,8 +87,19 @@ export const embedded = Effect.fnUntraced(function* (where: { readonly dataDir: 
     dataDir: where === "memory" ? undefined : path.resolve(where.dataDir, "postgres"),
     template: true
   }).pipe(Effect.mapError((error) => new DbStartError({ problem: error.message, cause: error })))
-  const client = yield* PgClient.make({
-    stream: started.connect,
+  const sql = yield* client(started).pipe(
+    Effect.mapError((error) => new DbStartError({ problem: error.message, cause: error }))
+  )
+  return context(sql, {
+    kind: "embedded",
+    description: `embedded PostgreSQL ${started.version} (PGlite) in ${where === "memory" ? where : where.dataDir}`
+  })
+})
+
+/** The driver on an embedded database. */
+export const client = (embedded: Pick<Embedded.Embedded, "connect">) =>
+  PgClient.make({
+    stream: embedded.connect,
     username: "postgres",
     database: "postgres",
     applicationName,
@@ -97,12 +108,7 @@ export const embedded = Effect.fnUntraced(function* (where: { readonly dataDir: 
     // Waits for its turn, and after a crash for the recovery.
     connectTimeout: Duration.seconds(30),
     multiplex: false
-  }).pipe(Effect.mapError((error) => new DbStartError({ problem: error.message, cause: error })))
-  return context(client, {
-    kind: "embedded",
-    description: `embedded PostgreSQL ${started.version} (PGlite) in ${where === "memory" ? where : where.dataDir}`
   })
-})
 
 const lockDataDir = (dataDir: string) =>
   Effect.try({

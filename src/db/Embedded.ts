@@ -76,18 +76,23 @@ const simpleQuery = (text: string) => {
 /** Each alone: together they would be one transaction, which DISCARD ALL refuses. */
 const cleanSession = [simpleQuery("ROLLBACK"), simpleQuery("DISCARD ALL")]
 
+interface Running {
+  readonly onData: (bytes: Uint8Array) => void
+  readonly resolve: () => void
+  readonly reject: (error: Error) => void
+}
+
 /** The thread, one request at a time. A request fails when the thread ends under it. */
 class Thread {
   private readonly input: WorkerInput
   private worker: Worker | undefined
   private started: Promise<string> | undefined
-  private running:
-    | {
-        readonly onData: (bytes: Uint8Array) => void
-        readonly resolve: (response: Response) => void
-        readonly reject: (error: Error) => void
-      }
-    | undefined
+  private running: Running | undefined
+  private closed = false
+  /** One timer for all, since every statement starts it. */
+  private readonly hang = setTimeout(() => {
+    if (this.running !== undefined) this.stop()
+  }, hangMillis).unref()
 
   constructor(input: WorkerInput) {
     this.input = input
@@ -105,7 +110,7 @@ class Thread {
       if (this.worker !== worker) return
       this.worker = undefined
       this.started = undefined
-      this.running?.reject(error)
+      this.take()?.reject(error)
     }
     worker.on("error", ended)
     worker.on("exit", () => ended(new Error("The database thread ended")))
@@ -118,9 +123,12 @@ class Thread {
         case "Failed":
           ended(new Error(response.message))
           return void worker.terminate()
-        case "Done":
-          if (response.bytes.length > 0) this.running?.onData(response.bytes)
-          return this.running?.resolve(response)
+        case "Done": {
+          // First, because a caller may go on, and even close us, within `onData`.
+          const running = this.take()
+          if (response.bytes.length > 0) running?.onData(response.bytes)
+          running?.resolve()
+        }
       }
     })
     this.worker = worker
@@ -128,28 +136,30 @@ class Thread {
     return promise
   }
 
-  async request(request: Request, onData: (bytes: Uint8Array) => void = () => {}): Promise<Response> {
+  async exec(message: Uint8Array, onData: (bytes: Uint8Array) => void = () => {}): Promise<void> {
     if (this.started === undefined) {
       // Nothing of a database in memory is left once its thread has ended.
       if (this.input.dataDir === undefined) throw new Error("The database thread ended")
       this.start()
     }
     await this.started
-    const timer = setTimeout(() => this.stop(), hangMillis)
-    try {
-      return await new Promise<Response>((resolve, reject) => {
-        this.running = { onData, resolve, reject }
-        this.worker?.postMessage(request)
-      })
-    } finally {
-      this.running = undefined
-      clearTimeout(timer)
-    }
+    if (this.closed || this.worker === undefined) throw new Error("The embedded database is closed")
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    this.running = { onData, resolve, reject }
+    this.hang.refresh()
+    this.worker.postMessage({ _tag: "Exec", message } satisfies Request)
+    return promise
+  }
+
+  private take(): Running | undefined {
+    const running = this.running
+    this.running = undefined
+    return running
   }
 
   /** Gives what runs now a little more time, then stops the thread. The next request starts a new one, which recovers. */
   cancel() {
-    const running = this.running
+    const { running } = this
     if (running === undefined) return
     setTimeout(() => {
       if (this.running === running) this.stop()
@@ -162,14 +172,16 @@ class Thread {
 
   /** Never fails: a thread that does not end by itself is stopped, and the next start recovers. */
   async close(): Promise<void> {
-    const worker = this.worker
+    const { worker } = this
+    this.closed = true
     if (worker === undefined) return
     const exit = new Promise((resolve) => worker.once("exit", resolve))
-    const timer = setTimeout(() => this.stop(), closeMillis)
-    if (this.running === undefined) this.request({ _tag: "Close" }).catch(() => {})
-    else this.stop()
+    const timer = setTimeout(() => void worker.terminate(), closeMillis)
+    // The thread gets to this when it has done what runs.
+    worker.postMessage({ _tag: "Close" } satisfies Request)
     await exit
     clearTimeout(timer)
+    clearTimeout(this.hang)
   }
 }
 
@@ -190,7 +202,7 @@ class Session {
     this.free = before.then(() => promise)
     await before
     try {
-      for (const message of cleanSession) await this.thread.request({ _tag: "Exec", message })
+      for (const message of cleanSession) await this.thread.exec(message)
     } catch (error) {
       resolve()
       throw error
@@ -217,8 +229,9 @@ class Connection extends Duplex {
     const code = chunk[0] === 0 ? chunk.readUInt32BE(4) : undefined
     if (code === cancelRequest) {
       this.session.thread.cancel()
-      this.push(null)
       callback()
+      // The driver waits for this.
+      this.destroy()
     } else if (code === sslRequest) {
       this.push("N")
       callback()
@@ -235,7 +248,7 @@ class Connection extends Duplex {
     if (this.destroyed) return
     // A copy: what the driver writes is a view of a pool that would go over whole.
     const message = new Uint8Array(chunk)
-    this.executing = this.session.thread.request({ _tag: "Exec", message }, (bytes) => {
+    this.executing = this.session.thread.exec(message, (bytes) => {
       if (!this.destroyed) this.push(bytes)
     })
     await this.executing

@@ -5,11 +5,11 @@ import { readFileSync } from "node:fs"
 import { Effect, Layer } from "effect"
 import { HttpRouter, HttpServerResponse } from "effect/http"
 import { HttpApiScalar } from "effect/http-api"
-import { Api } from "../api/Api.ts"
+import { publishedApi } from "./PublishedApi.ts"
 
 const consolePage = readFileSync(new URL("../console/index.html", import.meta.url), "utf8")
 
 export const layerPages = Layer.mergeAll(
-  HttpApiScalar.layer(Api, { path: "/docs", scalar: { withDefaultFonts: false } }),
+  HttpApiScalar.layer(publishedApi, { path: "/docs", scalar: { withDefaultFonts: false } }),
   HttpRouter.add("GET", "/", Effect.succeed(HttpServerResponse.html(consolePage)))
 )

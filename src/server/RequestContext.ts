@@ -10,14 +10,14 @@ import {
   HttpServerError,
   HttpServerRequest,
   HttpServerResponse,
-  HttpTraceContext,
-  ProblemDetails
+  HttpTraceContext
 } from "effect/http"
-import { HttpApi, HttpApiError } from "effect/http-api"
-import { Api } from "../api/Api.ts"
-import { type FieldIssue, problemType, ValidationProblem } from "../api/Problems.ts"
+import { HttpApiError } from "effect/http-api"
+import { type FieldIssue, ValidationProblem } from "../api/Problems.ts"
 import { Problems } from "../api/Security.ts"
 import { fieldIssuesOf, sentenceOf } from "./fieldIssues.ts"
+import { type ProblemFields, problemResponse } from "./problemResponse.ts"
+import { refusesHead, unroutable, withSemicolons } from "./RouteTable.ts"
 
 export interface RequestIds {
   /** The caller's, or minted. */
@@ -32,7 +32,7 @@ export const CurrentRequest = Context.Reference<RequestIds>("voice-agent/server/
   defaultValue: () => ({ requestId: "", traceId: "", spanId: "", sampled: false })
 })
 
-const randomHex = (digits: 16 | 32) => crypto.randomUUID().replaceAll("-", "").slice(0, digits)
+export const randomHex = (digits: 16 | 32) => crypto.randomUUID().replaceAll("-", "").slice(0, digits)
 
 /** What a caller may choose as a request's id: short and fit for a header. */
 const acceptableId = /^[\x21-\x7e]{1,128}$/
@@ -41,27 +41,6 @@ const requestIdOf = (request: HttpServerRequest.HttpServerRequest): string => {
   const given = request.headers["x-request-id"]
   return given !== undefined && acceptableId.test(given) ? given : `req_${randomHex(32)}`
 }
-
-interface ProblemFields {
-  readonly status: number
-  readonly code: string
-  readonly title: string
-  readonly detail: string
-  readonly errors?: ReadonlyArray<FieldIssue>
-}
-
-/** A problem response. `headers` come on top of the content type. */
-export const problemResponse = (ids: RequestIds, problem: ProblemFields) =>
-  ProblemDetails.toResponse({
-    type: problemType(problem.code),
-    title: problem.title,
-    status: problem.status,
-    detail: problem.detail,
-    error_code: problem.code,
-    ...(problem.errors === undefined ? {} : { errors: problem.errors }),
-    request_id: ids.requestId,
-    trace_id: ids.traceId
-  })
 
 const internalError: ProblemFields = {
   status: 500,
@@ -90,7 +69,8 @@ const bare: Readonly<Record<number, ProblemFields>> = {
     status: 400,
     code: "VALIDATION_ERROR",
     title: "The request is not valid",
-    detail: "The request could not be read."
+    detail: "body: could not be read",
+    errors: [{ field: "body", message: "could not be read" }]
   },
   413: tooLarge,
   415: {
@@ -100,42 +80,6 @@ const bare: Readonly<Record<number, ProblemFields>> = {
     detail: "Send the body as application/json."
   },
   503: unavailable
-}
-
-/** The paths of the API and what they take, for telling a wrong method from a wrong path. */
-const routes: ReadonlyArray<{ readonly method: string; readonly path: RegExp }> = (() => {
-  const found: Array<{ method: string; path: RegExp }> = []
-  const add = (method: string, path: string) =>
-    found.push({ method, path: new RegExp(`^${path.replaceAll(/:\w+/g, "[^/]+")}/?$`) })
-  HttpApi.reflect(Api, {
-    onGroup: () => {},
-    onEndpoint: ({ endpoint }) => add(endpoint.method, endpoint.path)
-  })
-  for (const path of ["/", "/docs", "/openapi.json", "/metrics"]) add("GET", path)
-  return found
-})()
-
-const notFound = (request: HttpServerRequest.HttpServerRequest, ids: RequestIds) => {
-  const path = request.url.split("?", 1)[0] ?? "/"
-  const methods = routes.filter((route) => route.path.test(path)).map((route) => route.method)
-  if (methods.length === 0 || methods.includes(request.method)) {
-    return problemResponse(ids, {
-      status: 404,
-      code: "NOT_FOUND",
-      title: "There is nothing here",
-      detail: `No endpoint has the path ${path.slice(0, 200)}.`
-    })
-  }
-  return HttpServerResponse.setHeader(
-    problemResponse(ids, {
-      status: 405,
-      code: "METHOD_NOT_ALLOWED",
-      title: "The method is not allowed here",
-      detail: `${path.slice(0, 200)} takes ${methods.join(", ")}.`
-    }),
-    "allow",
-    methods.join(", ")
-  )
 }
 
 /** The response for what no endpoint answered for. `undefined`: the client has gone. */
@@ -151,16 +95,17 @@ const failureResponse = (
         ? reason.defect
         : undefined
     if (!HttpServerError.isHttpServerError(error)) continue
-    if (error.reason._tag === "RouteNotFound") return Effect.succeed(notFound(request, ids))
+    if (error.reason._tag === "RouteNotFound")
+      return Effect.succeed(problemResponse(unroutable(request.method, request.url), ids))
     if (error.reason._tag === "RequestParseError") {
       const problem = error.reason.reason === "BodyTooLarge" ? tooLarge : bare[400]
-      return Effect.succeed(problemResponse(ids, problem ?? internalError))
+      return Effect.succeed(problemResponse(problem ?? internalError, ids))
     }
   }
-  if (Cause.hasInterruptsOnly(cause)) return Effect.succeed(problemResponse(ids, unavailable))
+  if (Cause.hasInterruptsOnly(cause)) return Effect.succeed(problemResponse(unavailable, ids))
   return Effect.as(
     Effect.logError("A request failed unexpectedly", cause),
-    problemResponse(ids, internalError)
+    problemResponse(internalError, ids)
   )
 }
 
@@ -172,17 +117,20 @@ const asProblem = (response: HttpServerResponse.HttpServerResponse, ids: Request
   const problem = bare[response.status]
   return response.status < 400 || problem === undefined || isProblem(response) || isReport(response)
     ? response
-    : problemResponse(ids, problem)
+    : problemResponse(problem, ids)
 }
 
 /** An endpoint's own answer that says, by its status, that something is wrong. */
 const isReport = (response: HttpServerResponse.HttpServerResponse) =>
   response.body._tag !== "Empty" && response.body.contentType?.startsWith("application/json") === true
 
+export const traceparent = (ids: Omit<RequestIds, "requestId">) =>
+  `00-${ids.traceId}-${ids.spanId}-${ids.sampled ? "01" : "00"}`
+
 const withHeaders = (response: HttpServerResponse.HttpServerResponse, ids: RequestIds) => {
   const headers: Record<string, string> = {
     "x-request-id": ids.requestId,
-    traceparent: `00-${ids.traceId}-${ids.spanId}-${ids.sampled ? "01" : "00"}`
+    traceparent: traceparent(ids)
   }
   if (response.status === 401) headers["www-authenticate"] = `ApiKey realm="voice-agent-api"`
   if (response.status === 426) headers.upgrade = "websocket"
@@ -216,6 +164,12 @@ export const layerRequestContext = HttpRouter.middleware(
           spanId: span.spanId,
           sampled: span.sampled
         }
+        if (refusesHead(request.method, request.url)) {
+          return Effect.succeed(
+            withHeaders(problemResponse(unroutable(request.method, request.url), ids), ids)
+          )
+        }
+        const url = withSemicolons(request.url)
         return Effect.exit(handler).pipe(
           Effect.flatMap((exit) => {
             if (Exit.isSuccess(exit)) return Effect.succeed(withHeaders(asProblem(exit.value, ids), ids))
@@ -224,6 +178,10 @@ export const layerRequestContext = HttpRouter.middleware(
               withHeaders(response, ids)
             )
           }),
+          (answer) =>
+            url === request.url
+              ? answer
+              : Effect.provideService(answer, HttpServerRequest.HttpServerRequest, request.modify({ url })),
           Effect.provideService(CurrentRequest, ids),
           Effect.provideService(Tracer.ParentSpan, span)
         )

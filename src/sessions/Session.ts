@@ -2,14 +2,12 @@
  * Owns what a session is: its id, its shape, its errors. No server code, so that clients can import it.
  */
 import { Schema } from "effect"
-
-/** Postgres text holds any character but this one. */
-const nul = "\u0000"
+import { storable } from "../text.ts"
 
 /** 1 to 255 characters of the client's choice, or minted as `session_<12 hex>`. */
 export const SessionId = Schema.String.check(
   Schema.isBetweenCodePoints(1, 255, { expected: "1 to 255 characters" }),
-  Schema.makeFilter<string>((id) => !id.includes(nul) || "must not contain the character U+0000")
+  storable
 ).pipe(Schema.brand("SessionId"))
 export type SessionId = typeof SessionId.Type
 

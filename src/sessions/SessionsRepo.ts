@@ -4,6 +4,7 @@
 import { Context, Effect, Layer } from "effect"
 import { SqlClient } from "effect/sql"
 import { type DbUnavailable, retrying } from "../db/DbUnavailable.ts"
+import { storable } from "../db/storable.ts"
 import type { Message, Session, SessionId } from "./Session.ts"
 
 export class SessionsRepo extends Context.Service<
@@ -47,7 +48,7 @@ const make = Effect.gen(function* () {
     insert: ({ id, userId, context }) =>
       sql<Session>`
         INSERT INTO sessions (id, user_id, context)
-        VALUES (${id}, ${userId ?? null}::text, ${JSON.stringify(context)}::text::jsonb)
+        VALUES (${id}, ${userId ?? null}::text, ${storable(context)}::text::jsonb)
         ON CONFLICT DO NOTHING
         RETURNING ${columns}`.pipe(
         Effect.map(([row]) => row),
@@ -61,7 +62,10 @@ const make = Effect.gen(function* () {
       ),
 
     remove: (id) =>
-      sql`DELETE FROM sessions WHERE id = ${id} RETURNING 1 AS removed`.pipe(
+      sql`
+        WITH spans AS (DELETE FROM trace_spans WHERE session_id = ${id}),
+          samples AS (UPDATE performance_metrics SET session_id = NULL WHERE session_id = ${id})
+        DELETE FROM sessions WHERE id = ${id} RETURNING 1 AS removed`.pipe(
         Effect.map((rows) => rows.length > 0),
         retrying
       ),

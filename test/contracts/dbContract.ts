@@ -2,8 +2,8 @@
  * What every `SqlClient` of ours promises, whichever database is behind it. Each test has a table name of its own, so
  * that they may share one database.
  */
-import { assert, describe, it, layer as itLayer } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, type Layer, Option, Schema } from "effect"
+import { assert, describe, layer as itLayer } from "@effect/vitest"
+import { Cause, Deferred, Effect, Exit, Fiber, type Layer } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
 import * as Db from "../../src/db/Db.ts"
 
@@ -114,7 +114,9 @@ export const dbContract = (name: string, layer: Layer.Layer<Db.Db, Db.DbStartErr
               Effect.exit(
                 sql.withTransaction(
                   Effect.gen(function* () {
-                    const [row] = yield* sql<{ balance: number }>`select balance from ${t} where id = 1 for update`
+                    const [row] = yield* sql<{
+                      balance: number
+                    }>`select balance from ${t} where id = 1 for update`
                     yield* Effect.yieldNow
                     yield* sql`update ${t} set balance = ${(row?.balance ?? 0) + 1} where id = 1`
                     // Every third one changes its mind.
@@ -180,8 +182,14 @@ export const dbContract = (name: string, layer: Layer.Layer<Db.Db, Db.DbStartErr
         Effect.gen(function* () {
           const sql = yield* SqlClient.SqlClient
           const t = yield* table("id int primary key, body text not null")
-          const texts = ["", "it's \\ \"quoted\" $1 ; --", "čšž 漢字 \u{1F600} a\u0301 \u202E", "\r\n\t\u0001\uFFFD", "x".repeat(100_000)]
-          yield* sql`insert into ${t} ${sql.insert(texts.map((body, id) => ({ id, body })))}`
+          const texts = [
+            "",
+            'it\'s \\ "quoted" $1 ; --',
+            "čšž 漢字 \u{1F600} a\u0301 \u202E",
+            "\r\n\t\u0001\uFFFD",
+            "x".repeat(100_000)
+          ]
+          yield* Effect.forEach(texts, (body, id) => sql`insert into ${t} ${sql.insert({ id, body })}`)
           const rows = yield* sql<{ body: string }>`select body from ${t} order by id`
           assert.deepStrictEqual(
             rows.map(({ body }) => body),
@@ -228,9 +236,10 @@ export const dbContract = (name: string, layer: Layer.Layer<Db.Db, Db.DbStartErr
         Effect.gen(function* () {
           const sql = yield* SqlClient.SqlClient
           const big = 9_007_199_254_740_993n
-          assert.deepStrictEqual(yield* sql`select ${big}::int8 as big, ${7}::int4 as small, count(*) from (values (1)) as v`, [
-            { big, small: 7, count: 1n }
-          ])
+          assert.deepStrictEqual(
+            yield* sql`select ${big}::int8 as big, ${7}::int4 as small, count(*) from (values (1)) as v`,
+            [{ big, small: 7, count: 1n }]
+          )
         })
       )
 
@@ -277,9 +286,15 @@ export const dbContract = (name: string, layer: Layer.Layer<Db.Db, Db.DbStartErr
           const t = yield* table("id int constraint one_of_each primary key, n int check (n > 0) not null")
           yield* sql`insert into ${t} values (1, 1)`
           const unique = yield* reasonOf(sql`insert into ${t} values (1, 2)`)
-          assert.strictEqual(unique._tag === "UniqueViolation" ? unique.constraint : unique._tag, "one_of_each")
+          assert.strictEqual(
+            unique._tag === "UniqueViolation" ? unique.constraint : unique._tag,
+            "one_of_each"
+          )
           assert.strictEqual((yield* reasonOf(sql`insert into ${t} values (2, 0)`))._tag, "ConstraintError")
-          assert.strictEqual((yield* reasonOf(sql`insert into ${t} values (2, null)`))._tag, "ConstraintError")
+          assert.strictEqual(
+            (yield* reasonOf(sql`insert into ${t} values (2, null)`))._tag,
+            "ConstraintError"
+          )
         })
       )
 

@@ -1,0 +1,224 @@
+/**
+ * Owns the benchmark: what is measured, in which order, and against which targets. `npm run bench -- --help` tells how.
+ *
+ * Ends with 1 only when something broke: a target that is missed is told, not an error.
+ */
+import { setTimeout as sleep } from "node:timers/promises"
+import { parseArgs } from "node:util"
+import { type BenchSchema, makeSchema } from "./database.ts"
+import { busyMillis, cpuMillisOf, residentMebibytes } from "./machine.ts"
+import {
+  endAll,
+  type Load,
+  type Model,
+  type Running,
+  startFloor,
+  startLoad,
+  startModel,
+  startServer
+} from "./processes.ts"
+import { report, type StreamsMeasured, type Target, type TurnsMeasured } from "./report.ts"
+
+const help = `npm run bench [-- options]
+
+  --quick          two short rounds, for a look
+  --turns N        turns of a round (default 1500); a round ends after 2.5 s in any case
+  --rounds N       rounds for each target (default 4)
+  --streams N      slow streams open at once (default 1000; 0: leaves that phase out)
+  --only NAMES     of embedded,postgres (default: both)
+
+Each option may come from the environment too: BENCH_QUICK=1, BENCH_TURNS, BENCH_ROUNDS, BENCH_STREAMS, BENCH_ONLY.
+DATABASE_URL: the Postgres to measure on, in a schema of its own. Without it: the embedded database alone.`
+
+/** Whatever hangs, the run ends. */
+const maxRunMillis = 175_000
+const connections = 16
+const roundMillis = 2_500
+
+/** V8 takes that long to compile what is hot. */
+const warmUp = { turns: 2500, millis: 10_000 }
+
+/** How long all slow streams stay open, and how many may wait for their first token while they are opened. */
+const slowMillis = 8_000
+const opening = 32
+
+const options = (() => {
+  const { values } = parseArgs({
+    options: {
+      quick: { type: "boolean" },
+      turns: { type: "string" },
+      rounds: { type: "string" },
+      streams: { type: "string" },
+      only: { type: "string" },
+      help: { type: "boolean" }
+    }
+  })
+  const { BENCH_ONLY, BENCH_QUICK, BENCH_ROUNDS, BENCH_STREAMS, BENCH_TURNS, DATABASE_URL } = process.env
+  const number = (name: string, given: string | undefined, fallback: number, max: number) => {
+    const value = given === undefined || given === "" ? fallback : Number(given)
+    if (Number.isInteger(value) && value >= 0 && value <= max) return value
+    throw new Error(`${name}: expected a whole number up to ${max}, got ${given}`)
+  }
+  const quick = values.quick ?? (BENCH_QUICK ?? "") !== ""
+  return {
+    help: values.help ?? false,
+    turns: Math.max(connections, number("turns", values.turns ?? BENCH_TURNS, quick ? 400 : 1500, 20_000)),
+    rounds: Math.max(1, number("rounds", values.rounds ?? BENCH_ROUNDS, quick ? 2 : 4, 10)),
+    streams: number("streams", values.streams ?? BENCH_STREAMS, 1000, 5000),
+    only: (values.only ?? BENCH_ONLY ?? "embedded,postgres").split(","),
+    slowMillis: quick ? 3_000 : slowMillis,
+    warmUp: quick ? { turns: 400, millis: 3_000 } : warmUp,
+    databaseUrl: DATABASE_URL === "" ? undefined : DATABASE_URL
+  }
+})()
+
+interface Measured extends Running {
+  readonly name: Target["name"]
+}
+
+const measureTurns = async (
+  load: Load,
+  model: Model,
+  target: Measured,
+  bounds: { readonly turns: number; readonly millis: number }
+): Promise<TurnsMeasured> => {
+  const before = [cpuMillisOf(target.pid), cpuMillisOf(model.pid), busyMillis()] as const
+  const result = await load.run({ kind: "turns", port: target.port, connections, ...bounds })
+  if (result.problems.length > 0) throw new Error(result.problems.join("\n"))
+  const own = cpuMillisOf(target.pid) - before[0]
+  const models = cpuMillisOf(model.pid) - before[1]
+  const all = busyMillis() - before[2]
+  return {
+    turnsPerSecond: (result.turns / result.millis) * 1000,
+    firstDelta: result.firstDelta,
+    cpuPerTurn: own / result.turns,
+    clientCpuPerTurn: result.cpuMillis / result.turns,
+    modelCpuPerTurn: models / result.turns,
+    otherCpuPerTurn: Math.max(0, all - own - models - result.cpuMillis) / result.turns
+  }
+}
+
+const measureStreams = async (load: Load, model: Model, target: Measured): Promise<StreamsMeasured> => {
+  // What the phase before left to do is not this one's.
+  await sleep(1000)
+  await model.setPace("slow")
+  const residentBefore = residentMebibytes(target.pid)
+  const cpu = cpuMillisOf(target.pid)
+  let residentPeak = residentBefore
+  const sampling = setInterval(() => {
+    residentPeak = Math.max(residentPeak, residentMebibytes(target.pid))
+  }, 100)
+  try {
+    const result = await load.run(
+      { kind: "streams", port: target.port, streams: options.streams, opening },
+      () => setTimeout(() => void model.setPace("burst"), options.slowMillis)
+    )
+    if (result.problems.length > 0) throw new Error(result.problems.join("\n"))
+    return {
+      ...result,
+      residentBefore,
+      residentPeak,
+      cpuShare: (cpuMillisOf(target.pid) - cpu) / result.millis,
+      clientCpuShare: result.cpuMillis / result.millis
+    }
+  } finally {
+    clearInterval(sampling)
+    await model.setPace("burst")
+  }
+}
+
+/** Measures, and tells what broke. What did is left out from then on; the others go on. */
+const run = async (
+  problems: Array<string>,
+  keepSchema: (schema: BenchSchema) => void
+): Promise<ReadonlyArray<Target>> => {
+  const { databaseUrl, rounds, streams } = options
+  const model = await startModel()
+  const load = await startLoad()
+  const measured: Array<Measured> = [{ name: "floor", ...(await startFloor(model.port)) }]
+  if (options.only.includes("embedded")) {
+    const started = await startServer({ modelPort: model.port, databaseUrl: undefined, streams })
+    measured.push({ name: "embedded", ...started })
+  }
+  if (databaseUrl !== undefined && options.only.includes("postgres")) {
+    const schema = await makeSchema(databaseUrl)
+    keepSchema(schema)
+    const started = await startServer({ modelPort: model.port, databaseUrl: schema.url, streams })
+    measured.push({ name: "postgres", ...started })
+  }
+  const results = new Map(
+    measured.map(({ name }): [string, Target] => [name, { name, burst: [], apart: [], slow: undefined }])
+  )
+  const broken = new Set<string>()
+  const onEach = async (phase: string, measure: (each: Measured, target: Target) => Promise<void>) => {
+    for (const each of measured) {
+      const target = results.get(each.name)
+      if (target === undefined || broken.has(each.name)) continue
+      try {
+        await measure(each, target)
+      } catch (cause) {
+        broken.add(each.name)
+        problems.push(`${phase}, ${each.name}: ${cause instanceof Error ? cause.message : cause}`)
+      }
+    }
+  }
+
+  console.error(`Warming up: ${measured.map(({ name }) => name).join(", ")} …`)
+  await onEach("warming up", async (each) => void (await measureTurns(load, model, each, options.warmUp)))
+  for (const pace of ["burst", "apart"] as const) {
+    await model.setPace(pace)
+    for (let round = 1; round <= rounds; round++) {
+      console.error(
+        `Turns, tokens in one ${pace === "burst" ? "burst" : "by one"}: round ${round} of ${rounds} …`
+      )
+      await onEach("turns", async (each, target) => {
+        const bounds = { turns: options.turns, millis: roundMillis }
+        target[pace].push(await measureTurns(load, model, each, bounds))
+      })
+    }
+  }
+  if (streams > 0) {
+    await onEach("slow streams", async (each, target) => {
+      console.error(`${streams} slow streams: ${each.name} …`)
+      target.slow = await measureStreams(load, model, each)
+    })
+  }
+  return Array.from(results.values())
+}
+
+const main = async (): Promise<void> => {
+  if (options.help) return console.log(help)
+  const began = performance.now()
+  const problems: Array<string> = []
+  let schema: BenchSchema | undefined
+  let isStopping = false
+  const stop = async () => {
+    if (isStopping) return
+    isStopping = true
+    await endAll()
+    await schema?.drop().catch((cause) => problems.push(`The schema could not be dropped: ${cause}`))
+    for (const problem of problems) console.error(`The benchmark broke. ${problem}`)
+    process.exit(problems.length > 0 ? 1 : 0)
+  }
+  const breakOff = (why: string) => {
+    problems.push(why)
+    return stop()
+  }
+  setTimeout(() => void breakOff("It took too long"), maxRunMillis)
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.once(signal, () => void breakOff(`It was ended by ${signal}`))
+  }
+  try {
+    const targets = await run(problems, (made) => {
+      schema = made
+    })
+    const { rounds, streams, turns } = options
+    const seconds = (performance.now() - began) / 1000
+    console.log(report(targets, { connections, turns, rounds, streams, seconds }))
+    await stop()
+  } catch (error) {
+    await breakOff(error instanceof Error ? error.message : String(error))
+  }
+}
+
+await main()

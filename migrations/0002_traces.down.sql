@@ -1,0 +1,2 @@
+DROP TABLE performance_metrics;
+DROP TABLE trace_spans;
