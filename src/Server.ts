@@ -14,6 +14,7 @@ import * as Db from "./db/Db.ts"
 import { Llm } from "./llm/Llm.ts"
 import * as LlmOffline from "./llm/LlmOffline.ts"
 import * as LlmOpenAi from "./llm/LlmOpenAi.ts"
+import { layerMetricsHandlers, layerTurnHandlers } from "./observability/http.ts"
 import { layerLogging } from "./observability/Logging.ts"
 import { Metrics } from "./observability/Metrics.ts"
 import { Redaction } from "./observability/Redaction.ts"
@@ -65,7 +66,9 @@ const layerRoutes = Layer.mergeAll(
     layerToolsHandlers,
     layerMcpHandlers,
     layerHealthHandlers,
-    layerInfoHandlers
+    layerInfoHandlers,
+    layerMetricsHandlers,
+    layerTurnHandlers
   ]),
   Layer.provide([layerApiKeys, layerProblems]),
   // In this order: the first built is around all others.

@@ -4,13 +4,25 @@
 import { HttpApi, OpenApi } from "effect/http-api"
 import { ChatApi, ChatFrame, ControlFrame, RootSocketApi } from "./ChatApi.ts"
 import { ConversationApi } from "./ConversationApi.ts"
-import { HealthApi, InfoApi } from "./OperationsApi.ts"
+import { HealthApi, InfoApi, MetricsApi } from "./OperationsApi.ts"
 import { Problems } from "./Security.ts"
 import { SessionApi } from "./SessionApi.ts"
 import { McpApi, ToolsApi } from "./ToolsApi.ts"
+import { TurnApi } from "./TurnApi.ts"
 
 export class Api extends HttpApi.make("voice-agent-api")
-  .add(ChatApi, RootSocketApi, SessionApi, ConversationApi, ToolsApi, McpApi, HealthApi, InfoApi)
+  .add(
+    ChatApi,
+    RootSocketApi,
+    SessionApi,
+    ConversationApi,
+    ToolsApi,
+    McpApi,
+    HealthApi,
+    InfoApi,
+    MetricsApi,
+    TurnApi
+  )
   .middleware(Problems)
   .annotate(HttpApi.ParseOptions, { errors: "all" })
   // What WebSocket clients send; no endpoint mentions it.

@@ -71,3 +71,14 @@ export class InfoApi extends HttpApiGroup.make("info")
   )
   .middleware(Authorization)
   .prefix("/api/v1") {}
+
+/** Prometheus text. Guarded: give the scraper the key as a header. */
+export class MetricsApi extends HttpApiGroup.make("metrics")
+  .add(
+    HttpApiEndpoint.get("metrics", "/metrics", {
+      success: Schema.String.pipe(
+        HttpApiSchema.asText({ contentType: "text/plain; version=0.0.4; charset=utf-8" })
+      )
+    })
+  )
+  .middleware(Authorization) {}

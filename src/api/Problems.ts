@@ -59,6 +59,12 @@ export class SessionNotFoundProblem extends HttpApiError.Problem<SessionNotFound
   { detail: Schema.String, error_code: Schema.tag("SESSION_NOT_FOUND"), ...ids }
 ) {}
 
+export class TurnNotFoundProblem extends HttpApiError.Problem<TurnNotFoundProblem>()(
+  "TurnNotFoundProblem",
+  declared("TURN_NOT_FOUND", 404, "There is no such turn"),
+  { detail: Schema.String, error_code: Schema.tag("TURN_NOT_FOUND"), ...ids }
+) {}
+
 export class ToolNotFoundProblem extends HttpApiError.Problem<ToolNotFoundProblem>()(
   "ToolNotFoundProblem",
   declared("TOOL_NOT_FOUND", 404, "There is no such tool"),

@@ -5,6 +5,7 @@ import { Effect } from "effect"
 import { HttpApiBuilder } from "effect/http-api"
 import { Api } from "../api/Api.ts"
 import { ArgumentsProblem, ToolNotFoundProblem } from "../api/Problems.ts"
+import { sentenceOf, worded } from "../server/fieldIssues.ts"
 import { ToolArgumentsInvalid, type ToolInfo, ToolNotFound, type ToolOutcome, Tools } from "./Tools.ts"
 
 /** Calls of one batch that run at once. */
@@ -26,14 +27,15 @@ const result = (name: string, outcome: ToolOutcome) => ({
 
 const notFound = (name: string) => new ToolNotFoundProblem({ detail: new ToolNotFound({ name }).message })
 
+const badArguments = ({ issues }: ToolArgumentsInvalid) => {
+  const errors = issues.map(({ field, message }) => ({ field, message: worded(message) }))
+  return new ArgumentsProblem({ detail: sentenceOf(errors), errors })
+}
+
 const execute = (tools: Tools["Service"], name: string, args: unknown) =>
   tools.execute(name, args).pipe(
     Effect.map((outcome) => result(name, outcome)),
-    Effect.mapError((error) =>
-      error instanceof ToolArgumentsInvalid
-        ? new ArgumentsProblem({ detail: error.message, errors: error.issues })
-        : notFound(name)
-    )
+    Effect.mapError((error) => (error instanceof ToolArgumentsInvalid ? badArguments(error) : notFound(name)))
   )
 
 export const layerToolsHandlers = HttpApiBuilder.group(

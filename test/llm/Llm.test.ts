@@ -13,11 +13,11 @@ import {
   fails,
   finish,
   hangs,
+  inTurn,
   reason,
   says,
   saysSlowly,
   scriptedProvider,
-  then,
   token
 } from "./ScriptedProvider.ts"
 
@@ -266,7 +266,10 @@ describe("Llm, before the first token", () => {
 
   it.effect("waits 30 s for the first token, then asks the next model", () =>
     Effect.gen(function* () {
-      const silent: Answer = then(Stream.make({ type: "response-metadata", modelId: "main" } as const), hangs)
+      const silent: Answer = inTurn(
+        Stream.make({ type: "response-metadata", modelId: "main" } as const),
+        hangs
+      )
       const { asked, llm } = yield* start(
         { main: [silent], backup: [says("ok")] },
         { fallbackModels: ["backup"] }
@@ -288,13 +291,13 @@ describe("Llm, before the first token", () => {
   it.effect("takes reasoning and the start of a tool call for a first token", () =>
     Effect.gen(function* () {
       const begins = (part: Response.StreamPartEncoded): Answer =>
-        then(
+        inTurn(
           Stream.make(part),
-          then(
+          inTurn(
             Stream.drain(Stream.fromEffect(Effect.sleep("29 seconds"))),
-            then(
+            inTurn(
               Stream.make(part),
-              then(Stream.drain(Stream.fromEffect(Effect.sleep("29 seconds"))), says("ok"))
+              inTurn(Stream.drain(Stream.fromEffect(Effect.sleep("29 seconds"))), says("ok"))
             )
           )
         )
@@ -351,7 +354,7 @@ describe("Llm, before the first token", () => {
 
   it.effect("interrupting lets go of the model at once", () =>
     Effect.gen(function* () {
-      const { asked, llm } = yield* start({ main: [hangs, then(Stream.make(token("a")), hangs)] })
+      const { asked, llm } = yield* start({ main: [hangs, inTurn(Stream.make(token("a")), hangs)] })
       for (let n = 0; n < 2; n++) {
         const { fiber } = yield* call(llm)
         yield* TestClock.adjust("1 second")
@@ -411,7 +414,7 @@ describe("Llm, in the middle of a reply", () => {
   it.effect("never asks again once text is out", () =>
     Effect.gen(function* () {
       const { asked, llm } = yield* start(
-        { main: [then(Stream.make(token("par"), token("tial")), fails(reason.network))], b: [says("no")] },
+        { main: [inTurn(Stream.make(token("par"), token("tial")), fails(reason.network))], b: [says("no")] },
         { fallbackModels: ["b"] }
       )
       const { exit, parts } = yield* complete(llm)
@@ -426,7 +429,7 @@ describe("Llm, in the middle of a reply", () => {
       const { asked, llm } = yield* start({
         main: [
           saysSlowly("29 seconds", "a", "b", "c"),
-          then(saysSlowly("1 second", "a").pipe(Stream.take(1)), hangs)
+          inTurn(saysSlowly("1 second", "a").pipe(Stream.take(1)), hangs)
         ]
       })
       const patient = yield* complete(llm)
@@ -573,7 +576,7 @@ describe("Llm, what is told", () => {
       const { llm } = yield* start(
         {
           own: [fails(reason.rateLimit(Duration.seconds(3))), fails(reason.auth)],
-          b: [then(Stream.make(token("a")), fails(reason.network))]
+          b: [inTurn(Stream.make(token("a")), fails(reason.network))]
         },
         { fallbackModels: ["b"] }
       )

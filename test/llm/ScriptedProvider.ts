@@ -42,7 +42,7 @@ export const fails = (reason: AiError.AiErrorReason): Answer =>
 
 export const hangs: Answer = Stream.never
 
-export const then = (first: Answer, next: Answer): Answer => Stream.concat(first, next)
+export const inTurn = (first: Answer, next: Answer): Answer => Stream.concat(first, next)
 
 export const reason = {
   network: new AiError.NetworkError({ reason: "TransportError", method: "POST", url: "u" }),

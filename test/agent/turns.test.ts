@@ -1,0 +1,662 @@
+import { assert, layer } from "@effect/vitest"
+import { Effect, Fiber } from "effect"
+import { makeAgentTools } from "../support/AgentTools.ts"
+import { TestApp } from "../support/AppServer.ts"
+import {
+  ask,
+  type ChatEvent,
+  eventsOf,
+  eventually,
+  historyOf,
+  openSocket,
+  openStream,
+  textOf
+} from "../support/ChatClient.ts"
+import { Reply, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
+import { faultOf } from "../support/validRequest.ts"
+
+const lastUser = ({ messages }: ScriptedRequestBody): string =>
+  String(messages.findLast(({ role }) => role === "user")?.content)
+
+/** What holds a reply back, by the message it answers. */
+const gates = new Map<string, PromiseWithResolvers<void>>()
+const hold = (message: string) =>
+  Effect.sync(() => {
+    const gate = Promise.withResolvers<void>()
+    gates.set(message, gate)
+    return Effect.sync(() => gate.resolve())
+  })
+
+/** Answers "re: <message>", once it may. */
+const echo = async (body: ScriptedRequestBody) => {
+  const message = lastUser(body)
+  await gates.get(message)?.promise
+  return Reply.text(["re: ", message], { delayMillis: 0 })
+}
+
+/** Says "One two" and hangs. */
+const hanging = Reply.text(["One ", "two", " three"], { fault: { after: 2, kind: "hang" } })
+
+const pairs = (history: ReadonlyArray<{ readonly role: string; readonly content: string }>) =>
+  history.map(({ role, content }) => [role, content])
+
+const contents = (body: ScriptedRequestBody) => body.messages.slice(1).map(({ content }) => content)
+
+const tools = makeAgentTools()
+
+const say = (url: string, session_id: string, message: string) =>
+  ask(`${url}/api/v1/chat`, { message, session_id })
+
+const sayStreaming = (url: string, session_id: string, message: string) =>
+  openStream(`${url}/api/v1/chat/stream`, { message, session_id })
+
+/** Waits until the text of the deltas is `text`. */
+const untilText = (
+  source: { readonly until: (type: "delta") => Effect.Effect<{ readonly content: string }> },
+  text: string
+) =>
+  Effect.gen(function* () {
+    let so_far = ""
+    while (so_far !== text) so_far += (yield* source.until("delta")).content
+  })
+
+layer(TestApp.layer(echo, { tools: tools.layer }), { excludeTestServices: true })("turns", (it) => {
+  it.effect("a second message waits for the first one's reply", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      const release = yield* hold("first")
+      const first = yield* Effect.forkChild(say(url, "waits", "first"))
+      yield* Effect.promise(() => model.received(asked))
+      const second = yield* sayStreaming(url, "waits", "second")
+      yield* second.until("start")
+      assert.deepStrictEqual(pairs(yield* historyOf(url, "waits")), [
+        ["user", "first"],
+        ["user", "second"]
+      ])
+      assert.strictEqual(model.requests.length, asked + 1)
+      yield* release
+      const events = yield* second.all
+      assert.strictEqual((yield* Fiber.join(first)).body.response, "re: first")
+      assert.strictEqual(textOf(events), "re: second")
+      assert.deepStrictEqual(pairs(yield* historyOf(url, "waits")), [
+        ["user", "first"],
+        ["assistant", "re: first"],
+        ["user", "second"],
+        ["assistant", "re: second"]
+      ])
+      assert.deepStrictEqual(contents(model.requests[asked + 1]?.body ?? { model: "", messages: [] }), [
+        "first",
+        "re: first",
+        "second"
+      ])
+    })
+  )
+
+  it.effect("ten messages to one session are answered in the order they were accepted", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      const messages = Array.from({ length: 10 }, (_, n) => `message ${n}`)
+      const release = yield* hold("message 0")
+      const replies = yield* Effect.forEach(messages, (message, n) =>
+        Effect.gen(function* () {
+          const reply = yield* Effect.forkChild(say(url, "ten", message))
+          yield* eventually(historyOf(url, "ten"), (history) => history.length === n + 1)
+          return reply
+        })
+      )
+      assert.deepStrictEqual(
+        pairs(yield* historyOf(url, "ten")),
+        messages.map((message) => ["user", message])
+      )
+      yield* release
+      for (const [n, fiber] of replies.entries()) {
+        const { body } = yield* Fiber.join(fiber)
+        assert.strictEqual(body.response, `re: message ${n}`)
+      }
+      const turns = messages.flatMap((message) => [message, `re: ${message}`])
+      assert.deepStrictEqual(
+        (yield* historyOf(url, "ten")).map(({ content }) => content),
+        turns
+      )
+      model.requests.slice(asked).forEach(({ body }, n) => {
+        assert.isUndefined(faultOf(body))
+        assert.deepStrictEqual(contents(body), turns.slice(0, 2 * n + 1))
+      })
+    })
+  )
+
+  it.effect("a burst of messages to one session: each gets its own reply, and none is lost or overlaps", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      const messages = Array.from({ length: 10 }, (_, n) => `burst ${n}`)
+      const replies = yield* Effect.forEach(messages, (message) => say(url, "burst", message), {
+        concurrency: "unbounded"
+      })
+      replies.forEach(({ body }, n) => assert.strictEqual(body.response, `re: burst ${n}`))
+      const history = (yield* historyOf(url, "burst")).map(({ content }) => content)
+      assert.strictEqual(history.length, 20)
+      assert.sameMembers(
+        history,
+        messages.flatMap((message) => [message, `re: ${message}`])
+      )
+      model.requests.slice(asked).forEach(({ body }, n) => {
+        assert.deepStrictEqual(contents(body), history.slice(0, 2 * n + 1))
+      })
+      const { body } = yield* ask(`${url}/api/v1/session/burst`)
+      assert.strictEqual(body.session.message_count, 20)
+    })
+  )
+
+  it.effect("ten sessions at once see nothing of one another", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      const names = Array.from({ length: 10 }, (_, n) => `parallel-${n}`)
+      yield* Effect.forEach(
+        names,
+        (name) =>
+          Effect.forEach([1, 2, 3], (n) =>
+            Effect.map(say(url, name, `${name} says ${n}.`), ({ body }) => {
+              assert.strictEqual(body.response, `re: ${name} says ${n}.`)
+              assert.strictEqual(body.session_id, name)
+            })
+          ),
+        { concurrency: "unbounded" }
+      )
+      for (const name of names) {
+        const own = [1, 2, 3].flatMap((n) => [`${name} says ${n}.`, `re: ${name} says ${n}.`])
+        assert.deepStrictEqual(
+          (yield* historyOf(url, name)).map(({ content }) => content),
+          own
+        )
+        const requests = model.requests
+          .slice(asked)
+          .filter(({ body }) => lastUser(body).startsWith(`${name} `))
+          .map(({ body }) => contents(body))
+        assert.deepStrictEqual(requests, [own.slice(0, 1), own.slice(0, 3), own.slice(0, 5)])
+      }
+    })
+  )
+
+  it.effect("the user's message is kept before the model is asked", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      model.push(Reply.hang)
+      const stream = yield* sayStreaming(url, "kept", "remember me")
+      yield* Effect.promise(() => model.received(asked))
+      assert.deepStrictEqual(pairs(yield* historyOf(url, "kept")), [["user", "remember me"]])
+      yield* stream.leave
+    })
+  )
+
+  it.effect("a new message over WebSocket interrupts the turn that runs, and what it said is kept", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      model.push(hanging)
+      const socket = yield* openSocket(url)
+      yield* socket.send({ message: "count", session_id: "interrupts" })
+      yield* untilText(socket, "One two")
+      yield* socket.send({ message: "stop, and sing" })
+      const { reason } = yield* socket.until("cancelled")
+      assert.strictEqual(reason, "new_message")
+      assert.strictEqual((yield* socket.next)?.type, "start")
+      assert.strictEqual((yield* socket.until("end")).content, "re: stop, and sing")
+      assert.strictEqual(
+        yield* Effect.promise(() => model.requests[asked]?.ended ?? Promise.reject()),
+        "aborted"
+      )
+      const history = yield* historyOf(url, "interrupts")
+      assert.deepStrictEqual(pairs(history), [
+        ["user", "count"],
+        ["assistant", "One two"],
+        ["user", "stop, and sing"],
+        ["assistant", "re: stop, and sing"]
+      ])
+      assert.deepStrictEqual(
+        history.map(({ metadata }) => metadata?.status),
+        [undefined, "cancelled", undefined, undefined]
+      )
+      const { body } = yield* Effect.promise(() => model.received(asked + 1))
+      assert.isUndefined(faultOf(body))
+      assert.deepStrictEqual(contents(body), ["count", "One two", "stop, and sing"])
+    })
+  )
+
+  it.effect("a turn interrupted before its first word leaves its message to be answered with the next", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      model.push(Reply.hang)
+      const socket = yield* openSocket(url)
+      yield* socket.send({ message: "first question", session_id: "early" })
+      yield* Effect.promise(() => model.received(asked))
+      yield* socket.send({ message: "second question" })
+      yield* socket.until("cancelled")
+      yield* socket.until("end")
+      const { body } = yield* Effect.promise(() => model.received(asked + 1))
+      assert.isUndefined(faultOf(body))
+      assert.deepStrictEqual(contents(body), ["first question\n\nsecond question"])
+      assert.deepStrictEqual(
+        (yield* historyOf(url, "early")).map(({ role }) => role),
+        ["user", "user", "assistant"]
+      )
+    })
+  )
+
+  it.effect("a message over another connection interrupts too, and both connections are told", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      model.push(hanging)
+      const phone = yield* openSocket(url)
+      const desk = yield* openSocket(url, "/ws")
+      yield* phone.send({ message: "count", session_id: "two devices" })
+      yield* untilText(phone, "One two")
+      yield* desk.send({ message: "over here", session_id: "two devices" })
+      assert.strictEqual((yield* phone.until("cancelled")).reason, "new_message")
+      const events = yield* desk.turn
+      assert.strictEqual(textOf(events), "re: over here")
+      yield* phone.send({ type: "cancel" })
+      assert.strictEqual((yield* phone.until("error")).error_code, "NO_ACTIVE_STREAM")
+    })
+  )
+
+  it.effect("messages sent in one breath over WebSocket: all are kept, each has one last event", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      const socket = yield* openSocket(url)
+      const messages = ["alpha", "beta", "gamma", "delta"]
+      for (const message of messages) yield* socket.send({ message, session_id: "breath" })
+      const turns: Array<ReadonlyArray<ChatEvent>> = []
+      for (const _ of messages) turns.push(yield* socket.turn)
+      for (const turn of turns) {
+        assert.strictEqual(turn[0]?.type, "start")
+        assert.strictEqual(eventsOf(turn, "start").length, 1)
+      }
+      assert.strictEqual(eventsOf(turns.at(-1) ?? [], "end").length, 1)
+      const history = yield* historyOf(url, "breath")
+      assert.deepStrictEqual(
+        history.filter(({ role }) => role === "user").map(({ content }) => content),
+        messages
+      )
+      for (const { body } of model.requests.slice(asked)) assert.isUndefined(faultOf(body))
+      const { body } = yield* ask(`${url}/api/v1/session/breath`)
+      assert.strictEqual(body.session.message_count, history.length)
+    })
+  )
+
+  it.effect("a cancel frame stops the turn of its session, and only that", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      model.push(hanging)
+      const socket = yield* openSocket(url)
+      yield* socket.send({ message: "count", session_id: "cancel-a" })
+      yield* untilText(socket, "One two")
+      const release = yield* hold("the other")
+      yield* socket.send({ message: "the other", session_id: "cancel-b" })
+      yield* Effect.promise(() => model.received(asked + 1))
+      yield* socket.send({ type: "cancel", session_id: "cancel-a" })
+      const cancelled = yield* socket.until("cancelled")
+      assert.deepInclude(cancelled, { session_id: "cancel-a", reason: "client_request" })
+      yield* release
+      assert.deepInclude(yield* socket.until("end"), { session_id: "cancel-b", content: "re: the other" })
+      const history = yield* historyOf(url, "cancel-a")
+      assert.deepStrictEqual(pairs(history), [
+        ["user", "count"],
+        ["assistant", "One two"]
+      ])
+      assert.strictEqual(history[1]?.metadata?.status, "cancelled")
+      assert.strictEqual((yield* historyOf(url, "cancel-b"))[1]?.metadata?.status, undefined)
+    })
+  )
+
+  it.effect("a cancel frame with nothing to stop is answered by an error", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestApp
+      const socket = yield* openSocket(url)
+      const cancel = (frame: object) =>
+        Effect.andThen(
+          socket.send(frame),
+          Effect.map(socket.until("error"), ({ error_code }) => error_code)
+        )
+      assert.strictEqual(yield* cancel({ type: "cancel" }), "NO_ACTIVE_STREAM")
+      yield* socket.send({ message: "hello", session_id: "nothing" })
+      yield* socket.until("end")
+      assert.strictEqual(yield* cancel({ type: "cancel" }), "NO_ACTIVE_STREAM")
+      assert.strictEqual(yield* cancel({ type: "cancel", session_id: "unheard of" }), "NO_ACTIVE_STREAM")
+    })
+  )
+
+  it.effect("a socket goes on in the session it had, or in one minted for it", () =>
+    Effect.gen(function* () {
+      const { url } = yield* TestApp
+      const socket = yield* openSocket(url)
+      yield* socket.send({ message: "hello" })
+      const { session_id } = yield* socket.until("end")
+      assert.match(session_id, /^session_[0-9a-f]{12}$/)
+      yield* socket.send({ message: "again", session_id: null })
+      assert.strictEqual((yield* socket.until("end")).session_id, session_id)
+      yield* socket.send({ message: "elsewhere", session_id: "chosen" })
+      assert.strictEqual((yield* socket.until("end")).session_id, "chosen")
+      yield* socket.send({ message: "still there" })
+      assert.strictEqual((yield* socket.until("end")).session_id, "chosen")
+      assert.strictEqual((yield* historyOf(url, session_id)).length, 4)
+    })
+  )
+
+  it.effect("a close frame closes the connection and stops its turn", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      model.push(hanging)
+      const socket = yield* openSocket(url)
+      yield* socket.send({ message: "count", session_id: "closes" })
+      yield* untilText(socket, "One two")
+      yield* socket.send({ type: "close" })
+      assert.strictEqual(yield* socket.closed, 1000)
+      const history = yield* eventually(historyOf(url, "closes"), ({ length }) => length === 2)
+      assert.deepInclude(history[1]?.metadata, { status: "cancelled" })
+    })
+  )
+
+  it.effect("a client that goes away takes its turn with it, and what was said is kept", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const leave: Record<string, Effect.Effect<void, never, never>> = {}
+      const asked = model.requests.length
+
+      model.push(hanging)
+      const stream = yield* sayStreaming(url, "leaves sse", "count")
+      yield* untilText(stream, "One two")
+      leave.sse = stream.leave
+
+      model.push(hanging)
+      const socket = yield* openSocket(url)
+      yield* socket.send({ message: "count", session_id: "leaves ws" })
+      yield* untilText(socket, "One two")
+      leave.ws = socket.leave
+
+      // Nothing tells how far the reply of a JSON caller has come: it waits for a tool after its first words.
+      model.push(Reply.toolCalls([{ name: "hold", arguments: { name: "json" } }], { text: ["One ", "two"] }))
+      const waiting = yield* Effect.forkChild(say(url, "leaves json", "count"))
+      yield* tools.entered("json")
+      leave.json = Fiber.interrupt(waiting)
+
+      for (const [n, name] of ["sse", "ws", "json"].entries()) {
+        yield* leave[name] ?? Effect.die(name)
+        const history = yield* eventually(historyOf(url, `leaves ${name}`), ({ length }) => length === 2)
+        assert.deepStrictEqual(pairs(history), [
+          ["user", "count"],
+          ["assistant", "One two"]
+        ])
+        assert.deepInclude(history[1]?.metadata, { status: "cancelled" })
+        if (name !== "json") {
+          assert.strictEqual(
+            yield* Effect.promise(() => model.requests[asked + n]?.ended ?? Promise.reject()),
+            "aborted"
+          )
+        }
+      }
+      assert.deepStrictEqual(tools.interrupted, ["json"])
+      // The session goes on, and the model is told what became of the call.
+      const { body } = yield* say(url, "leaves json", "go on")
+      assert.strictEqual(body.response, "re: go on")
+      assert.isUndefined(faultOf(model.requests.at(-1)?.body ?? { messages: [] }))
+    })
+  )
+
+  it.effect("a client that leaves while its message waits takes only its own turn", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      const release = yield* hold("slow")
+      const first = yield* Effect.forkChild(say(url, "queue", "slow"))
+      yield* Effect.promise(() => model.received(asked))
+      const second = yield* sayStreaming(url, "queue", "impatient")
+      yield* second.until("start")
+      const third = yield* sayStreaming(url, "queue", "patient")
+      yield* third.until("start")
+      yield* second.leave
+      const before = yield* ask(`${url}/api/v1/health`)
+      assert.isAtLeast(before.body.metrics.open_turns, 2)
+      yield* eventually(ask(`${url}/api/v1/health`), ({ body }) => body.metrics.open_turns === 2)
+      assert.strictEqual(model.requests.length, asked + 1)
+      yield* release
+      assert.strictEqual((yield* Fiber.join(first)).body.response, "re: slow")
+      const { content } = yield* third.until("end")
+      assert.strictEqual(content, "re: impatient\n\npatient")
+      assert.deepStrictEqual(pairs(yield* historyOf(url, "queue")), [
+        ["user", "slow"],
+        ["assistant", "re: slow"],
+        ["user", "impatient"],
+        ["user", "patient"],
+        ["assistant", "re: impatient\n\npatient"]
+      ])
+    })
+  )
+
+  it.effect("a session deleted in mid-turn ends its turns, and its id begins anew", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      model.push(hanging)
+      const running = yield* sayStreaming(url, "deleted", "count")
+      yield* untilText(running, "One two")
+      const waiting = yield* sayStreaming(url, "deleted", "and then")
+      yield* waiting.until("start")
+      const { status } = yield* ask(`${url}/api/v1/session/deleted`, undefined, { method: "DELETE" })
+      assert.strictEqual(status, 200)
+      for (const stream of [running, waiting]) {
+        const events = yield* stream.all
+        assert.deepStrictEqual(
+          eventsOf(events, "cancelled").map(({ reason }) => reason),
+          ["session_deleted"]
+        )
+        assert.strictEqual(events.at(-1)?.type, "cancelled")
+      }
+      assert.strictEqual(
+        yield* Effect.promise(() => model.requests[asked]?.ended ?? Promise.reject()),
+        "aborted"
+      )
+      assert.deepStrictEqual(yield* historyOf(url, "deleted"), [])
+      assert.strictEqual((yield* ask(`${url}/api/v1/session/deleted`)).status, 404)
+      assert.strictEqual((yield* say(url, "deleted", "hello again")).body.response, "re: hello again")
+      assert.deepStrictEqual(contents(model.requests.at(-1)?.body ?? { model: "", messages: [] }), [
+        "hello again"
+      ])
+    })
+  )
+
+  it.effect("a model that fails in mid-stream: an error, and what was said is kept, marked", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      model.push(Reply.text(["One ", "two", " three"], { fault: { after: 2, kind: "cut" }, delayMillis: 0 }))
+      const stream = yield* sayStreaming(url, "breaks", "count")
+      const events = yield* stream.all
+      assert.strictEqual(textOf(events), "One two")
+      const last = events.at(-1)
+      assert.deepInclude(last, { type: "error", error_code: "LLM_UNAVAILABLE" })
+      assert.notInclude(JSON.stringify(last), "127.0.0.1")
+      const history = yield* historyOf(url, "breaks")
+      assert.deepStrictEqual(pairs(history), [
+        ["user", "count"],
+        ["assistant", "One two"]
+      ])
+      assert.deepInclude(history[1]?.metadata, { status: "failed" })
+      assert.strictEqual((yield* say(url, "breaks", "go on")).body.response, "re: go on")
+      const request = model.requests.at(-1)?.body ?? { model: "", messages: [] }
+      assert.isUndefined(faultOf(request))
+      assert.deepStrictEqual(contents(request), ["count", "One two", "go on"])
+    })
+  )
+
+  it.effect("a model that refuses: 200 with an apology in JSON, an error in a stream, the message kept", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      model.push(Reply.status(400), Reply.status(401))
+      const { body, status } = yield* say(url, "refuses", "hello")
+      assert.strictEqual(status, 200)
+      assert.deepInclude(body, {
+        success: false,
+        message_id: null,
+        error_code: "LLM_UNAVAILABLE",
+        session_id: "refuses"
+      })
+      assert.isAbove(body.response.length, 0)
+      const socket = yield* openSocket(url)
+      yield* socket.send({ message: "hello?", session_id: "refuses" })
+      assert.strictEqual((yield* socket.until("error")).error_code, "LLM_UNAVAILABLE")
+      assert.deepStrictEqual(pairs(yield* historyOf(url, "refuses")), [
+        ["user", "hello"],
+        ["user", "hello?"]
+      ])
+      yield* socket.send({ message: "hello!" })
+      yield* socket.until("end")
+      const request = model.requests.at(-1)?.body ?? { model: "", messages: [] }
+      assert.isUndefined(faultOf(request))
+      assert.deepStrictEqual(contents(request), ["hello\n\nhello?\n\nhello!"])
+    })
+  )
+
+  it.effect("text that no database column takes does not lose the turn", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      model.push(
+        Reply.toolCalls(
+          [{ name: "calc\u0000ulator", arguments: '{"expression":"\u0000"}', id: "call\u0000" }],
+          {
+            text: ["nul \u0000 and half \ud83d"],
+            model: "mod\u0000el"
+          }
+        ),
+        Reply.text(["done"], { model: "mod\u0000el" })
+      )
+      const { body } = yield* say(url, "nul", "hello")
+      assert.deepInclude(body, { success: true, tool_calls: 1 })
+      assert.strictEqual((yield* historyOf(url, "nul"))[1]?.content, "nul  and half \ufffddone")
+      assert.strictEqual((yield* say(url, "nul", "next")).body.response, "re: next")
+      assert.isUndefined(faultOf(model.requests.at(-1)?.body ?? { messages: [] }))
+    })
+  )
+
+  it.effect(
+    "frames that are no messages are answered by an error that says why, and the connection goes on",
+    () =>
+      Effect.gen(function* () {
+        const { url } = yield* TestApp
+        const socket = yield* openSocket(url)
+        const bad: ReadonlyArray<readonly [frame: unknown, code: string, says: string]> = [
+          [new Uint8Array([1, 2, 3]), "VALIDATION_ERROR", "binary"],
+          [new TextEncoder().encode('{"message":"hi"}'), "VALIDATION_ERROR", "binary"],
+          ["", "VALIDATION_ERROR", "JSON"],
+          ["hello", "VALIDATION_ERROR", "JSON"],
+          ['{"message":', "VALIDATION_ERROR", "JSON"],
+          ["7", "VALIDATION_ERROR", "object"],
+          ["null", "VALIDATION_ERROR", "object"],
+          ['["message"]', "VALIDATION_ERROR", "object"],
+          [{}, "VALIDATION_ERROR", "message"],
+          [{ message: "   " }, "VALIDATION_ERROR", "message"],
+          [{ message: "x".repeat(4001) }, "VALIDATION_ERROR", "message"],
+          [{ message: 7 }, "VALIDATION_ERROR", "message"],
+          [{ message: null }, "VALIDATION_ERROR", "message"],
+          [{ message: "hi", session_id: 7 }, "VALIDATION_ERROR", "session_id"],
+          [{ message: "hi", session_id: "" }, "VALIDATION_ERROR", "session_id"],
+          [{ message: "hi", session_id: "x".repeat(256) }, "VALIDATION_ERROR", "session_id"],
+          [{ message: "hi", model_variant: "wild" }, "VALIDATION_ERROR", "model_variant"],
+          [
+            { message: "hi", model_config: { temperature: 3 } },
+            "VALIDATION_ERROR",
+            "model_config.temperature"
+          ],
+          [{ message: "hi", context: [] }, "VALIDATION_ERROR", "context"],
+          [{ type: "dance" }, "VALIDATION_ERROR", "type"],
+          [{ type: 7 }, "VALIDATION_ERROR", "type"],
+          [{ type: "cancel", session_id: 7 }, "VALIDATION_ERROR", "session_id"],
+          [
+            `{"message":"hi","context":{"a":${"[".repeat(50_000)}${"]".repeat(50_000)}}}`,
+            "VALIDATION_ERROR",
+            "context"
+          ],
+          [{ message: "x".repeat(2 * 1024 * 1024) }, "PAYLOAD_TOO_LARGE", "1 MiB"],
+          [{ message: "hi", context: { a: "名".repeat(500_000) } }, "PAYLOAD_TOO_LARGE", "1 MiB"],
+          [new Uint8Array(2 * 1024 * 1024), "PAYLOAD_TOO_LARGE", "1 MiB"]
+        ]
+        for (const [frame, code, says] of bad) {
+          yield* socket.send(frame)
+          const event = yield* socket.next
+          const shown = typeof frame === "string" ? frame.slice(0, 40) : JSON.stringify(frame).slice(0, 40)
+          assert.strictEqual(event?.type, "error", shown)
+          if (event?.type !== "error") continue
+          assert.strictEqual(event.error_code, code, `${shown}: ${event.error}`)
+          assert.include(event.error, says, shown)
+        }
+        yield* socket.send({ message: "hi", unknown_field: { of: "a client" }, user_id: null })
+        assert.strictEqual((yield* socket.until("end")).content, "re: hi")
+      })
+  )
+})
+
+layer(TestApp.layer(echo, { settings: { MAX_CONCURRENT_TURNS: "2" } }), { excludeTestServices: true })(
+  "a server with two places",
+  (it) => {
+    it.effect("refuses a third turn until a place is free, waiting turns counted", () =>
+      Effect.gen(function* () {
+        const { model, url } = yield* TestApp
+        model.push(hanging)
+        const running = yield* sayStreaming(url, "full", "count")
+        yield* untilText(running, "One two")
+        const waiting = yield* sayStreaming(url, "full", "and then")
+        yield* waiting.until("start")
+
+        const refused = yield* say(url, "elsewhere", "hello")
+        assert.strictEqual(refused.status, 503)
+        assert.strictEqual(refused.body.error_code, "SERVICE_UNAVAILABLE")
+        assert.isAbove(Number(refused.headers.get("retry-after")), 0)
+        const stream = yield* sayStreaming(url, "elsewhere", "hello")
+        assert.strictEqual(stream.status, 503)
+        const socket = yield* openSocket(url)
+        yield* socket.send({ message: "hello", session_id: "elsewhere" })
+        assert.strictEqual((yield* socket.until("error")).error_code, "SERVICE_UNAVAILABLE")
+        assert.deepStrictEqual(yield* historyOf(url, "elsewhere"), [])
+
+        yield* running.leave
+        yield* waiting.until("end")
+        yield* socket.send({ message: "hello", session_id: "elsewhere" })
+        assert.strictEqual((yield* socket.until("end")).content, "re: hello")
+        const { body } = yield* ask(`${url}/api/v1/health`)
+        assert.strictEqual(body.metrics.open_turns, 0)
+      })
+    )
+  }
+)
+
+layer(TestApp.layer(echo, { settings: { TURN_TIMEOUT: "300 millis" } }), { excludeTestServices: true })(
+  "a server with little time",
+  (it) => {
+    it.effect("stops a turn that takes too long, keeps what it said, and its session goes on", () =>
+      Effect.gen(function* () {
+        const { model, url } = yield* TestApp
+        const asked = model.requests.length
+        model.push(hanging)
+        const events = yield* Effect.flatMap(sayStreaming(url, "slow", "count"), (stream) => stream.all)
+        assert.deepInclude(events.at(-1), { type: "error", error_code: "TURN_TIMEOUT" })
+        assert.strictEqual(
+          yield* Effect.promise(() => model.requests[asked]?.ended ?? Promise.reject()),
+          "aborted"
+        )
+        const history = yield* historyOf(url, "slow")
+        assert.deepStrictEqual(pairs(history), [
+          ["user", "count"],
+          ["assistant", "One two"]
+        ])
+        assert.deepInclude(history[1]?.metadata, { status: "failed" })
+        assert.strictEqual((yield* say(url, "slow", "go on")).body.response, "re: go on")
+      })
+    )
+  }
+)
