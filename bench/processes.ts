@@ -95,6 +95,8 @@ export const startModel = async (): Promise<Model> => {
     pid: pidOf(child),
     port,
     setPace: async (pace) => {
+      // The run was broken off.
+      if (!child.connected) return
       const answer = answerOf(child, 5_000)
       child.send(pace)
       await answer
@@ -147,12 +149,20 @@ const startArguments = (): ReadonlyArray<string> => {
   return args
 }
 
+/** How much is kept of what a server says, in characters. */
+const maxSaid = 4_000
+
+export interface Server extends Running {
+  /** How often it warned so far, and the end of what it said. */
+  readonly warnings: () => { readonly count: number; readonly last: string }
+}
+
 /** The server itself. Without `databaseUrl` it runs on the embedded database, in a folder of its own. */
 export const startServer = async (options: {
   readonly modelPort: number
   readonly databaseUrl: string | undefined
   readonly streams: number
-}): Promise<Running> => {
+}): Promise<Server> => {
   const folder = mkdtempSync(join(tmpdir(), "voice-agent-bench-"))
   folders.push(folder)
   const { PATH = "", NODE_OPTIONS = "" } = process.env
@@ -174,24 +184,23 @@ export const startServer = async (options: {
       }
     })
   )
+  let said = ""
+  let warnings = 0
   const port = await new Promise<number>((resolve, reject) => {
-    let said = ""
-    const failed = (why: string) => () => reject(new Error(`The server ${why}:\n${said.slice(-2000)}`))
+    const failed = (why: string) => () => reject(new Error(`The server ${why}:\n${said}`))
     const timer = setTimeout(failed(`did not start within ${startMillis} ms`), startMillis)
     child.once("exit", failed("ended"))
-    child.stderr?.on("data", (piece) => {
-      said += piece
-    })
-    child.stdout?.on("data", (piece) => {
-      said += piece
+    const hear = (piece: Buffer) => {
+      warnings += piece.toString().match(/ (?:WARN|ERROR) /g)?.length ?? 0
+      said = (said + piece).slice(-maxSaid)
       const found = /http:\/\/127\.0\.0\.1:(\d+)\//.exec(said)?.[1]
       if (found === undefined) return
       clearTimeout(timer)
       resolve(Number(found))
-    })
+    }
+    child.stdout?.on("data", hear)
+    child.stderr?.on("data", hear)
   })
-  // What it warns of while it is measured is worth reading.
-  child.stderr?.on("data", (piece) => process.stderr.write(piece))
-  child.stdout?.on("data", (piece) => process.stderr.write(piece))
-  return { pid: pidOf(child), port }
+  said = ""
+  return { pid: pidOf(child), port, warnings: () => ({ count: warnings, last: said }) }
 }

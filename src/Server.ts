@@ -123,6 +123,6 @@ export const layerPorts = Layer.mergeAll(layerLlm, layerTools)
 /** The server, from its environment. */
 export const layer = layerApp.pipe(
   Layer.provideMerge(Layer.mergeAll(Db.layer, layerPorts)),
-  Layer.provide(layerLogging),
+  Layer.provide(layerLogging.pipe(Layer.provide(Redaction.layer))),
   Layer.provideMerge(AppConfig.layer)
 )

@@ -16,6 +16,7 @@ import {
   type Schema,
   type Tracer
 } from "effect"
+import { GenAi } from "../observability/GenAi.ts"
 import { type ToolDefinition, ToolFailed, type ToolFailureReason } from "./ToolDefinition.ts"
 import { toolCalls, toolDuration, toolRetries } from "./ToolMetrics.ts"
 
@@ -77,7 +78,11 @@ export const inSpan =
           })
         ),
         Effect.mapError((error) => new Concealed(error, describe(error))),
-        Effect.withSpan(name, { attributes: { "gen_ai.tool.name": tool } }, { captureStackTrace: false }),
+        Effect.withSpan(
+          name,
+          { attributes: { [GenAi.operationName]: "execute_tool", [GenAi.toolName]: tool } },
+          { captureStackTrace: false }
+        ),
         Effect.mapError(Concealed.reveal)
       )
     )

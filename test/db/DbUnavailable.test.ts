@@ -142,7 +142,8 @@ describe("retrying", () => {
         Ref.update(runs, (n) => n + 1),
         Effect.fail("mine" as const)
       )
-      assert.deepStrictEqual(yield* soon(Db.retrying(mine, { idempotent: true })), Exit.fail("mine"))
+      const exit = yield* soon(Db.retrying(mine, { idempotent: true }))
+      assert.strictEqual(Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined, "mine")
       assert.strictEqual(yield* Ref.get(runs), 1)
     })
   )
@@ -172,38 +173,26 @@ describe("retrying", () => {
       const span = yield* Effect.makeSpan("outer")
       yield* soon(Effect.withParentSpan(Db.retrying(run), span))
       assert.instanceOf(span, Tracer.NativeSpan)
-      assert.deepStrictEqual(
-        (span as Tracer.NativeSpan).events.map(([name, , attributes]) => ({ name, ...attributes })),
-        [
-          { name: "db.retry", attempt: 1, "error.type": "SerializationError" },
-          { name: "db.retry", attempt: 2, "error.type": "ConnectionError" }
-        ]
-      )
+      const events = (span as Tracer.NativeSpan).events.map(([name, , attributes]) => [name, attributes])
+      assert.deepStrictEqual(events, [
+        ["db.retry", { attempt: 1, "error.type": "SerializationError" }],
+        ["db.retry", { attempt: 2, "error.type": "ConnectionError" }]
+      ])
     })
   )
 
-  it.layer(TestDb.layerEmpty, { timeout: "60 seconds" })("with a database", (it) => {
-    it.effect("runs a whole transaction again, and nothing inside of an open one", () =>
-      Effect.gen(function* () {
-        const sql = yield* SqlClient.SqlClient
-        yield* sql`create table t (id int)`
-        const attempts = yield* flaky([conflict])
-        const inner = yield* flaky([conflict])
-        yield* soon(
-          Db.retrying(
-            sql.withTransaction(
-              Effect.gen(function* () {
-                yield* sql`insert into t values (1)`
-                yield* attempts.run
-              })
-            )
-          )
-        )
-        assert.deepStrictEqual(yield* sql`select * from t`, [{ id: 1 }])
-        const exit = yield* soon(sql.withTransaction(Db.retrying(inner.run)))
-        assert.strictEqual(unavailable(exit), "conflict")
-        assert.strictEqual(yield* inner.runs, 1)
-      })
-    )
-  })
+  it.live("runs a whole transaction again, and nothing inside of an open one", () =>
+    Effect.gen(function* () {
+      const sql = yield* SqlClient.SqlClient
+      yield* sql`create table t (id int)`
+      const outer = yield* flaky([conflict])
+      yield* Db.retrying(sql.withTransaction(Effect.andThen(sql`insert into t values (1)`, outer.run)))
+      assert.strictEqual(yield* outer.runs, 2)
+      assert.deepStrictEqual(yield* sql`select * from t`, [{ id: 1 }])
+      const inner = yield* flaky([conflict])
+      const exit = yield* Effect.exit(sql.withTransaction(Db.retrying(inner.run)))
+      assert.strictEqual(unavailable(exit), "conflict")
+      assert.strictEqual(yield* inner.runs, 1)
+    }).pipe(Effect.provide(TestDb.layerEmpty))
+  )
 })
