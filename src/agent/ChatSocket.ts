@@ -22,7 +22,7 @@ class FrameInvalid extends Schema.TaggedError<FrameInvalid>()("FrameInvalid", {
 
 const parseFrame = (frame: string | Uint8Array): Effect.Effect<object, FrameInvalid> => {
   const invalid = (message: string) => new FrameInvalid({ code: "VALIDATION_ERROR", message })
-  if (frame.length > maxFrame) {
+  if (Buffer.byteLength(frame) > maxFrame) {
     return new FrameInvalid({ code: "PAYLOAD_TOO_LARGE", message: "frame: may have at most 1 MiB" })
   }
   if (typeof frame !== "string") return invalid("frame: must be text, not binary")
@@ -102,11 +102,17 @@ const serve = Effect.fnUntraced(function* (turns: Turns["Service"], socket: Sock
   const onFrame = (frame: string | Uint8Array): Effect.Effect<boolean> =>
     Effect.gen(function* () {
       const body = yield* parseFrame(frame)
-      if (!("type" in body) || "message" in body) yield* onMessage(body)
-      else {
+      if ("type" in body && (body.type === "cancel" || body.type === "close")) {
         const control = yield* decodeControl(body)
         if (control.type === "close") return false
         yield* onCancel(control.session_id)
+      } else if ("type" in body && !("message" in body)) {
+        return yield* new FrameInvalid({
+          code: "VALIDATION_ERROR",
+          message: "type: must be cancel or close, or the frame must have a message"
+        })
+      } else {
+        yield* onMessage(body)
       }
       return true
     }).pipe(

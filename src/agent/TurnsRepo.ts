@@ -8,7 +8,7 @@
 import { Context, Effect, Layer } from "effect"
 import { SqlClient } from "effect/sql"
 import { type DbUnavailable, guard, retrying } from "../db/DbUnavailable.ts"
-import { storable, storableText } from "../db/storable.ts"
+import { toJsonb, toText } from "../db/Storable.ts"
 import type { SessionId } from "../sessions/Session.ts"
 import type { RecordedCall, TurnRecord } from "./Prompt.ts"
 import type { StepUsage } from "./Transcript.ts"
@@ -108,7 +108,7 @@ const make = Effect.gen(function* () {
       WITH s AS (
         INSERT INTO sessions (id, user_id, context, message_count, turn_count, running_turn)
         VALUES (
-          ${turn.sessionId}, ${turn.userId ?? null}::text, ${storable(turn.context ?? {})}::text::jsonb, 1, 1,
+          ${turn.sessionId}, ${turn.userId ?? null}::text, ${toJsonb(turn.context ?? {})}::text::jsonb, 1, 1,
           CASE WHEN ${turn.mayRun}::boolean THEN ${turn.turnId}::uuid END
         )
         ON CONFLICT (id) DO UPDATE SET
@@ -178,7 +178,7 @@ const make = Effect.gen(function* () {
         INSERT INTO messages (id, session_id, turn_id, turn_number, role, content, metadata)
         SELECT
           ${turn.reply?.messageId ?? null}::uuid, session_id, id, number, 'assistant',
-          ${storableText(turn.reply?.content ?? "")}, ${storable(turn.metadata)}::text::jsonb
+          ${toText(turn.reply?.content ?? "")}, ${toJsonb(turn.metadata)}::text::jsonb
         FROM t WHERE ${turn.reply !== undefined}::boolean
         RETURNING 1
       ), c AS (
@@ -186,14 +186,14 @@ const make = Effect.gen(function* () {
           turn_id, step, position, call_id, name, arguments, text_offset, result, success, duration_ms
         )
         SELECT t.id, x.step, x.position, x.id, x.name, x.arguments, x."textOffset", x.result, x.success, x."durationMillis"
-        FROM t, jsonb_to_recordset(${storable(turn.calls.map((call, position) => ({ ...call, position })))}::text::jsonb) AS x (
+        FROM t, jsonb_to_recordset(${toJsonb(turn.calls.map((call, position) => ({ ...call, position })))}::text::jsonb) AS x (
           step smallint, position smallint, id text, name text, arguments text, "textOffset" integer, result text,
           success boolean, "durationMillis" double precision
         )
       ), u AS (
         INSERT INTO usage (turn_id, step, model, prompt_tokens, completion_tokens)
         SELECT t.id, x.step, x.model, x."promptTokens", x."completionTokens"
-        FROM t, jsonb_to_recordset(${storable(turn.usage)}::text::jsonb) AS x (
+        FROM t, jsonb_to_recordset(${toJsonb(turn.usage)}::text::jsonb) AS x (
           step smallint, model text, "promptTokens" integer, "completionTokens" integer
         )
       )

@@ -20,124 +20,116 @@ export class DataDirLocked extends Schema.TaggedError<DataDirLocked>()("DataDirL
   }
 }
 
-const Holder = Schema.fromJsonString(
-  Schema.Struct({
-    pid: Schema.Int,
-    /** When the process started, where the platform tells; see `startOf`. */
-    start: Schema.String,
-    host: Schema.String,
-    /** Tells two locks of one process apart. */
-    token: Schema.String
-  })
-)
-type Holder = typeof Holder.Type
-const decodeHolder = Schema.decodeUnknownOption(Holder)
-const encodeHolder = Schema.encodeSync(Holder)
+interface Holder {
+  readonly pid: number
+  /** When the process started, where the platform tells; see `startOf`. */
+  readonly start: string
+  readonly host: string
+  /** Tells two locks of one process apart, and who goes first when several try at once. */
+  readonly token: string
+}
+
+/**
+ * All of a lock is in the name of an empty file, so that it comes and goes as one, and no two ever share one.
+ * `postgres.try…` announces a process that wants the directory, `postgres.lock…` one that has it.
+ */
+type Stage = "try" | "lock"
+
+const nameOf = (stage: Stage, { pid, start, host, token }: Holder): string =>
+  [`postgres.${stage}`, pid, start, host, token].map(encodeURIComponent).join(",")
+
+const parse = (name: string): { readonly stage: Stage; readonly holder: Holder } | undefined => {
+  const [prefix, ...fields] = name.split(",")
+  const stage = prefix === "postgres.try" ? "try" : prefix === "postgres.lock" ? "lock" : undefined
+  if (stage === undefined) return undefined
+  const [pid = "", start = "", host = "", token = ""] = fields.map(decodeURIComponent)
+  return { stage, holder: { pid: Number(pid), start, host, token } }
+}
 
 /** The holder touches its file this often, for those who cannot see its process: other machines and containers. */
 const beatMillis = 2_000
 const staleMillis = 10_000
 
+/** How often a process looks, and how long, before it gives way to others that try at the same time. */
+const rounds = 200
+const roundMillis = 10
+
 /** Takes the directory for the life of the scope. It must exist. */
 export const acquire = (directory: string): Effect.Effect<void, DataDirLocked, Scope.Scope> =>
   Effect.asVoid(
     Effect.acquireRelease(
-      Effect.try({
-        try: () => take(directory),
-        catch: (error) =>
-          error instanceof DataDirLocked
-            ? error
-            : new DataDirLocked({ directory, detail: error instanceof Error ? error.message : String(error) })
-      }),
+      Effect.suspend(() => take(directory)).pipe(
+        Effect.catchDefect((error) =>
+          Effect.fail(
+            new DataDirLocked({ directory, detail: error instanceof Error ? error.message : String(error) })
+          )
+        )
+      ),
       (release) => Effect.sync(release)
     )
   )
 
-const take = (directory: string): (() => void) => {
-  const file = path.join(directory, "postgres.lock")
+/**
+ * Announces first and looks then, so that of two processes at least one sees the other. Of several that announce at
+ * once the one with the lowest token stays and the others step back; whoever sees nobody else takes the lock.
+ */
+const take = Effect.fnUntraced(function* (directory: string) {
   const self: Holder = {
     pid: process.pid,
     start: startOf(process.pid) ?? "",
     host: os.hostname(),
     token: crypto.randomUUID()
   }
-  // A file is made elsewhere and linked into place, so that nobody reads half of it.
-  const draft = `${file}.${self.token}`
-  fs.writeFileSync(draft, encodeHolder(self))
-  try {
-    // Two or more may find the same stale file at once: all but one lose the race for the link and look again.
-    for (let round = 0; round < 10; round++) {
-      if (link(draft, file)) {
-        const timer = setInterval(() => touch(file), beatMillis).unref()
+  const attempt = path.join(directory, nameOf("try", self))
+  const lock = path.join(directory, nameOf("lock", self))
+  const withdraw = () => fs.rmSync(attempt, { force: true })
+  return yield* Effect.gen(function* () {
+    for (let round = 0; round < rounds; round++) {
+      fs.writeFileSync(attempt, "")
+      const others = living(directory, self.token)
+      const holder = others.find(({ stage }) => stage === "lock")
+      if (holder !== undefined) return yield* new DataDirLocked({ directory, detail: inUse(holder) })
+      if (others.length === 0) {
+        fs.writeFileSync(lock, "")
+        const timer = setInterval(() => touch(lock), beatMillis).unref()
         return () => {
           clearInterval(timer)
-          if (read(file)?.holder?.token === self.token) fs.rmSync(file, { force: true })
+          fs.rmSync(lock, { force: true })
         }
       }
-      const found = read(file)
-      if (found === undefined) continue
-      const reason = aliveBecause(found)
-      if (reason !== undefined) throw new DataDirLocked({ directory, detail: reason })
-      discard(file, found.text)
+      if (others.some(({ holder }) => holder.token < self.token)) withdraw()
+      yield* Effect.callback<void>((resume) => void setTimeout(() => resume(Effect.void), roundMillis))
     }
-    throw new DataDirLocked({ directory, detail: "several processes are starting on it at once" })
-  } finally {
-    fs.rmSync(draft, { force: true })
-  }
+    return yield* new DataDirLocked({ directory, detail: "several processes are starting on it at once" })
+  }).pipe(Effect.ensuring(Effect.sync(withdraw)))
+})
+
+interface Other {
+  readonly stage: Stage
+  readonly holder: Holder
+  readonly isHere: boolean
 }
 
-const link = (from: string, to: string): boolean => {
-  try {
-    fs.linkSync(from, to)
-    return true
-  } catch (error) {
-    if (isCode(error, "EEXIST")) return false
-    if (!hasNoLinks.some((code) => isCode(error, code))) throw error
-  }
-  try {
-    fs.copyFileSync(from, to, fs.constants.COPYFILE_EXCL)
-    return true
-  } catch (error) {
-    if (isCode(error, "EEXIST")) return false
-    throw error
-  }
-}
+/** What others have in the directory; what dead ones have left there is cleared away. */
+const living = (directory: string, token: string): ReadonlyArray<Other> =>
+  fs.readdirSync(directory).flatMap((name) => {
+    const found = parse(name)
+    if (found === undefined || found.holder.token === token) return []
+    const file = path.join(directory, name)
+    const isHere = found.holder.host === os.hostname()
+    if (isHere ? isAlive(found.holder) : ageMillis(file) < staleMillis) return [{ ...found, isHere }]
+    fs.rmSync(file, { force: true })
+    return []
+  })
 
-/** What file systems without hard links answer: some network shares, and mounts of a container's host. */
-const hasNoLinks = ["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"]
+const inUse = ({ holder: { pid, host }, isHere }: Other): string =>
+  isHere
+    ? `process ${pid} is using it. Stop that one, or set another DATA_DIR`
+    : `process ${pid} on host ${host} is using it. If that one is gone, try again in ${staleMillis / 1000} seconds`
 
-interface Found {
-  readonly text: string
-  /** `undefined`: not a lock file of ours, or damaged. */
-  readonly holder: Holder | undefined
-  readonly ageMillis: number
-}
-
-const read = (file: string): Found | undefined => {
-  try {
-    const text = fs.readFileSync(file, "utf8")
-    const holder = decodeHolder(text)
-    return {
-      text,
-      holder: holder._tag === "Some" ? holder.value : undefined,
-      ageMillis: Date.now() - fs.statSync(file).mtimeMs
-    }
-  } catch (error) {
-    if (isCode(error, "ENOENT")) return undefined
-    throw error
-  }
-}
-
-const aliveBecause = ({ ageMillis, holder }: Found): string | undefined => {
-  if (holder === undefined) return undefined
-  if (holder.host === os.hostname()) {
-    return isAlive(holder)
-      ? `process ${holder.pid} is using it. Stop that one, or set another DATA_DIR`
-      : undefined
-  }
-  return ageMillis < staleMillis
-    ? `process ${holder.pid} on host ${holder.host} is using it. If that one is gone, try again in ${staleMillis / 1000} seconds`
-    : undefined
+const ageMillis = (file: string): number => {
+  const stat = fs.statSync(file, { throwIfNoEntry: false })
+  return stat === undefined ? Number.POSITIVE_INFINITY : Date.now() - stat.mtimeMs
 }
 
 const isAlive = (holder: Holder): boolean => {
@@ -162,19 +154,6 @@ const startOf = (pid: number): string | undefined => {
   } catch {
     return undefined
   }
-}
-
-/** Takes a stale file away, and only that: a lock that another process has put there meanwhile goes back. */
-const discard = (file: string, text: string) => {
-  const aside = `${file}.${crypto.randomUUID()}`
-  try {
-    fs.renameSync(file, aside)
-  } catch (error) {
-    if (isCode(error, "ENOENT")) return
-    throw error
-  }
-  if (fs.readFileSync(aside, "utf8") !== text) link(aside, file)
-  fs.rmSync(aside)
 }
 
 const touch = (file: string) => {

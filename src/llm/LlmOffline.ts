@@ -38,8 +38,16 @@ interface Situation {
   readonly answers: ReadonlyArray<ToolAnswer>
 }
 
+/** As much of a message as the rules look at: some of them take time by the square of its length. */
+const maxLength = 1000
+
 const textOf = (message: Prompt.UserMessage): string =>
-  message.content.map((part) => (part.type === "text" ? part.text : "")).join("")
+  message.content
+    .map((part) => (part.type === "text" ? part.text : ""))
+    .join("")
+    .slice(0, 4 * maxLength)
+    .replace(/\s+/g, (space) => (space.includes("\n") ? "\n" : " "))
+    .slice(0, maxLength)
 
 const situationOf = (prompt: Prompt.Prompt): Situation => {
   const before: Facts = { about: new Map(), remembered: [] }

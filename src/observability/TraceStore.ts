@@ -7,7 +7,7 @@ import { Context, Duration, Effect, Layer, Metric, Schedule, Semaphore } from "e
 import { SqlClient } from "effect/sql"
 import { AppConfig } from "../Config.ts"
 import { type DbUnavailable, guard } from "../db/DbUnavailable.ts"
-import { storable } from "../db/storable.ts"
+import { toJsonb } from "../db/Storable.ts"
 import { traceSpansDropped } from "./Metrics.ts"
 import type { EndedSpan } from "./RecordedSpan.ts"
 
@@ -91,7 +91,7 @@ const make = Effect.gen(function* () {
       )
       SELECT
         t, s, p, n, ${tracing.serviceName}, o, to_timestamp(b / 1000), d, coalesce(a, '{}'::jsonb), e, u
-      FROM jsonb_to_recordset(${storable(
+      FROM jsonb_to_recordset(${toJsonb(
         batch.map((span) => ({
           t: span.traceId,
           s: span.spanId,
@@ -113,7 +113,7 @@ const make = Effect.gen(function* () {
     sql`
       INSERT INTO performance_metrics (session_id, endpoint, response_time_ms, status, recorded_at)
       SELECT s, e, r, o, to_timestamp(t / 1000)
-      FROM jsonb_to_recordset(${storable(
+      FROM jsonb_to_recordset(${toJsonb(
         batch.map((sample) => ({
           s: sample.sessionId,
           e: sample.endpoint,

@@ -4,7 +4,7 @@
 import { Context, Effect, Layer } from "effect"
 import { SqlClient } from "effect/sql"
 import { type DbUnavailable, retrying } from "../db/DbUnavailable.ts"
-import { storable } from "../db/storable.ts"
+import { toJsonb } from "../db/Storable.ts"
 import type { Message, Session, SessionId } from "./Session.ts"
 
 export class SessionsRepo extends Context.Service<
@@ -48,7 +48,7 @@ const make = Effect.gen(function* () {
     insert: ({ id, userId, context }) =>
       sql<Session>`
         INSERT INTO sessions (id, user_id, context)
-        VALUES (${id}, ${userId ?? null}::text, ${storable(context)}::text::jsonb)
+        VALUES (${id}, ${userId ?? null}::text, ${toJsonb(context)}::text::jsonb)
         ON CONFLICT DO NOTHING
         RETURNING ${columns}`.pipe(
         Effect.map(([row]) => row),

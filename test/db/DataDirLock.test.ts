@@ -11,14 +11,24 @@ const folder = Effect.acquireRelease(
   (path) => Effect.sync(() => fs.rmSync(path, { recursive: true }))
 )
 
-const lockFile = (directory: string) => path.join(directory, "postgres.lock")
+/** What is in the directory while it is locked: one file, whose name says who holds it. */
+const lockOf = (directory: string) => {
+  const names = fs.readdirSync(directory)
+  assert.strictEqual(names.length, 1, names.join(" "))
+  return names[0] ?? ""
+}
 
-/** The lock as this process writes it, then changed. */
-const leave = Effect.fnUntraced(function* (directory: string, change: object) {
-  const own = yield* Effect.scoped(
-    Effect.map(DataDirLock.acquire(directory), () => JSON.parse(fs.readFileSync(lockFile(directory), "utf8")))
-  )
-  fs.writeFileSync(lockFile(directory), JSON.stringify({ ...own, token: "another", ...change }))
+/** Leaves a lock behind as this process would, but for some fields. Answers its file. */
+const leave = Effect.fnUntraced(function* (
+  directory: string,
+  change: { readonly pid?: number; readonly start?: string; readonly host?: string }
+) {
+  const own = yield* Effect.scoped(Effect.map(DataDirLock.acquire(directory), () => lockOf(directory)))
+  const [stage, pid, start, host, token] = own.split(",")
+  const fields = [stage, change.pid ?? pid, change.start ?? start, change.host ?? host, `${token}0`]
+  const file = path.join(directory, fields.join(","))
+  fs.writeFileSync(file, "")
+  return file
 })
 
 const taken = (directory: string) => Effect.scoped(DataDirLock.acquire(directory))
@@ -70,7 +80,7 @@ describe("the lock of a data directory", () => {
           concurrency: "unbounded"
         })
         assert.deepStrictEqual(words.sort(), ["refused", "refused", "refused", "refused", "refused", "taken"])
-        assert.deepStrictEqual(fs.readdirSync(directory), ["postgres.lock"])
+        assert.match(lockOf(directory), /^postgres\.lock,/)
       }),
     60_000
   )
@@ -86,29 +96,39 @@ describe("the lock of a data directory", () => {
   it.effect("of a process whose id another one has now is taken over", () =>
     Effect.gen(function* () {
       const directory = yield* folder
-      yield* leave(directory, { start: "another boot/1" })
+      yield* leave(directory, { start: "another-boot" })
       yield* taken(directory)
     })
   )
 
-  it.effect("that is damaged is taken over", () =>
+  it.effect("of a process that was killed while it tried is cleared away", () =>
     Effect.gen(function* () {
       const directory = yield* folder
-      for (const text of ["", "{", `{"pid":"1"}`]) {
-        fs.writeFileSync(lockFile(directory), text)
-        yield* taken(directory)
-      }
+      const file = yield* leave(directory, { pid: endedPid() })
+      fs.renameSync(file, file.replace("postgres.lock,", "postgres.try,"))
+      yield* taken(directory)
+      assert.deepStrictEqual(fs.readdirSync(directory), [])
+    })
+  )
+
+  it.effect("leaves the files of others alone", () =>
+    Effect.gen(function* () {
+      const directory = yield* folder
+      const names = ["100%,of", "postgres.initializing", "postgres.lock"]
+      for (const name of names) fs.writeFileSync(path.join(directory, name), "")
+      yield* taken(directory)
+      assert.deepStrictEqual(fs.readdirSync(directory).sort(), names)
     })
   )
 
   it.effect("of another host holds while it is fresh, since its processes cannot be seen from here", () =>
     Effect.gen(function* () {
       const directory = yield* folder
-      yield* leave(directory, { host: "elsewhere", pid: endedPid() })
+      const file = yield* leave(directory, { host: "elsewhere", pid: endedPid() })
       const error = yield* Effect.flip(taken(directory))
       assert.include(error.message, "on host elsewhere is using it")
       const minuteAgo = new Date(Date.now() - 60_000)
-      fs.utimesSync(lockFile(directory), minuteAgo, minuteAgo)
+      fs.utimesSync(file, minuteAgo, minuteAgo)
       yield* taken(directory)
     })
   )
