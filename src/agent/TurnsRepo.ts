@@ -40,6 +40,12 @@ export interface AcceptedTurn {
   readonly running: boolean
 }
 
+/**
+ * What came of trying to take a session. `busy`: another turn has it, or came first. `ended`: the turn was ended by
+ * someone else. `gone`: the turn was deleted, with its session.
+ */
+export type Claim = "claimed" | "busy" | "ended" | "gone"
+
 export interface EndedTurn {
   readonly turnId: string
   readonly owner: string
@@ -59,12 +65,12 @@ export class TurnsRepo extends Context.Service<
   {
     /** Commits the user's message and the turn. From here on it counts. Makes the session when there is none. */
     readonly accept: (turn: NewTurn) => Effect.Effect<AcceptedTurn, DbUnavailable>
-    /** Takes the session for a turn that waited. False: another turn has it, or came first. */
+    /** Takes the session for a turn that waited. */
     readonly claim: (
       turnId: string,
       sessionId: SessionId,
       number: number
-    ) => Effect.Effect<boolean, DbUnavailable>
+    ) => Effect.Effect<Claim, DbUnavailable>
     /** The turns before `number`, oldest first. */
     readonly history: (
       sessionId: SessionId,
@@ -72,8 +78,10 @@ export class TurnsRepo extends Context.Service<
     ) => Effect.Effect<ReadonlyArray<TurnRecord>, DbUnavailable>
     /** Keeps what came of the turn and releases the session. False: the turn was ended by someone else, or is gone. */
     readonly end: (turn: EndedTurn) => Effect.Effect<boolean, DbUnavailable>
-    /** Says that this process lives, and ends the turns of those that don't. Answers how many it ended. */
-    readonly heartbeat: (owner: string) => Effect.Effect<number, DbUnavailable>
+    /**
+     * Says that this process lives and, if it `judges`, ends the turns of those that don't. Answers how many it ended.
+     */
+    readonly heartbeat: (owner: string, judges: boolean) => Effect.Effect<number, DbUnavailable>
     /** Ends every open turn: for a database that has had no other process. */
     readonly interruptAll: Effect.Effect<number, DbUnavailable>
   }
@@ -119,7 +127,11 @@ const make = Effect.gen(function* () {
           context = sessions.context || excluded.context,
           running_turn = coalesce(
             sessions.running_turn,
-            CASE WHEN NOT EXISTS (
+            -- Subqueries see what was there when the statement began. If the row has changed since, a turn they do
+            -- not see may have come first.
+            CASE WHEN sessions.turn_count = (
+              SELECT seen.turn_count FROM sessions AS seen WHERE seen.id = sessions.id
+            ) AND NOT EXISTS (
               SELECT FROM turns WHERE turns.session_id = sessions.id AND turns.status = 'accepted'
             ) THEN excluded.running_turn END
           )
@@ -138,20 +150,27 @@ const make = Effect.gen(function* () {
       retrying
     )
 
+  // The turn's row is locked before its session's, as everywhere, so that no two statements wait for each other.
   const claim = (turnId: string, sessionId: SessionId, number: number) =>
-    sql`
-      WITH s AS (
-        UPDATE sessions SET running_turn = ${turnId}::uuid
-        WHERE id = ${sessionId} AND running_turn IS NULL AND NOT EXISTS (
+    sql<{ readonly claimed: boolean; readonly status: string | null }>`
+      WITH t AS (
+        SELECT id FROM turns WHERE id = ${turnId}::uuid AND status = 'accepted' FOR UPDATE
+      ), s AS (
+        UPDATE sessions SET running_turn = t.id FROM t
+        WHERE sessions.id = ${sessionId} AND sessions.running_turn IS NULL AND NOT EXISTS (
           SELECT FROM turns
           WHERE turns.session_id = ${sessionId} AND turns.status = 'accepted' AND turns.number < ${number}
         )
-        RETURNING id
+        RETURNING t.id
+      ), c AS (
+        UPDATE turns SET status = 'running' FROM s WHERE turns.id = s.id RETURNING 1
       )
-      UPDATE turns SET status = 'running' FROM s
-      WHERE turns.id = ${turnId}::uuid AND turns.status = 'accepted'
-      RETURNING 1 AS claimed`.pipe(
-      Effect.map((rows) => rows.length > 0),
+      SELECT EXISTS (SELECT FROM c) AS claimed, (SELECT status FROM turns WHERE id = ${turnId}::uuid) AS status`.pipe(
+      Effect.map(([row]): Claim => {
+        if (row?.claimed === true) return "claimed"
+        if (row?.status === "accepted") return "busy"
+        return row?.status == null ? "gone" : "ended"
+      }),
       retrying
     )
 
@@ -170,7 +189,7 @@ const make = Effect.gen(function* () {
     sql`
       WITH t AS (
         UPDATE turns SET
-          status = ${turn.status}, model = ${turn.model}, error_code = ${turn.errorCode}, trace_id = ${turn.traceId},
+          status = ${turn.status}, model = ${storableText(turn.model)}, error_code = ${turn.errorCode}, trace_id = ${turn.traceId},
           ended_at = now()
         WHERE id = ${turn.turnId}::uuid AND owner = ${turn.owner} AND status IN ('accepted', 'running')
         RETURNING id, session_id, number
@@ -216,7 +235,7 @@ const make = Effect.gen(function* () {
           SELECT FROM messages WHERE messages.id = ${turn.reply?.messageId ?? null}::uuid
         ))`.pipe(Effect.map((rows) => rows.length > 0))
 
-  const heartbeat = (owner: string) =>
+  const heartbeat = (owner: string, judges: boolean) =>
     sql<{ readonly ended: number }>`
       WITH me AS (
         INSERT INTO instances (id) VALUES (${owner})
@@ -225,14 +244,18 @@ const make = Effect.gen(function* () {
         DELETE FROM instances WHERE id <> ${owner} AND seen_at < now() - interval '1 day'
       ), dead AS (
         UPDATE turns SET status = 'interrupted', ended_at = now()
-        WHERE status IN ('accepted', 'running') AND owner <> ${owner} AND NOT EXISTS (
+        WHERE ${judges}::boolean AND status IN ('accepted', 'running') AND owner <> ${owner} AND NOT EXISTS (
           SELECT FROM instances
           WHERE instances.id = turns.owner
             AND instances.seen_at > now() - make_interval(secs => ${instanceExpirySeconds})
         )
-        RETURNING id
+        RETURNING id, session_id
       ), freed AS (
-        UPDATE sessions SET running_turn = NULL WHERE running_turn IN (SELECT id FROM dead)
+        -- Found by session, not by running_turn: that may have been set since the statement began, and only columns
+        -- of a row that was found are read anew.
+        UPDATE sessions SET running_turn = CASE WHEN running_turn = ANY (d.ids) THEN NULL ELSE running_turn END
+        FROM (SELECT session_id, array_agg(id) AS ids FROM dead GROUP BY session_id) AS d
+        WHERE sessions.id = d.session_id
       )
       SELECT count(*)::integer AS ended FROM dead`.pipe(
       Effect.map(([row]) => row?.ended ?? 0),

@@ -41,7 +41,7 @@ const nameOf = (stage: Stage, { pid, start, host, token }: Holder): string =>
 const parse = (name: string): { readonly stage: Stage; readonly holder: Holder } | undefined => {
   const [prefix, ...fields] = name.split(",")
   const stage = prefix === "postgres.try" ? "try" : prefix === "postgres.lock" ? "lock" : undefined
-  if (stage === undefined) return undefined
+  if (stage === undefined || fields.length !== 4) return undefined
   const [pid = "", start = "", host = "", token = ""] = fields.map(decodeURIComponent)
   return { stage, holder: { pid: Number(pid), start, host, token } }
 }

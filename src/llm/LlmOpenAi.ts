@@ -6,8 +6,9 @@
 import { Clock, Duration, Effect, Layer, Redacted, type Scope, Stream } from "effect"
 import { type AiError, LanguageModel, type Response } from "effect/ai"
 import { toCodecOpenAI } from "effect/ai/OpenAiStructuredOutput"
-import OpenAI, { BadRequestError } from "openai"
+import OpenAI, { APIError, BadRequestError } from "openai"
 import { AppConfig, type LlmSettings } from "../Config.ts"
+import { httpClientSpan, traceHeaders } from "../observability/ClientSpan.ts"
 import { LlmProvider, type ModelSettings } from "./Llm.ts"
 import { failureOfThrown, openAiError } from "./LlmOpenAiError.ts"
 import { CompletionParts, wholeParts } from "./LlmOpenAiParts.ts"
@@ -42,9 +43,14 @@ interface Exchange {
   reader: PartsReader | undefined
 }
 
-export const make = Effect.fnUntraced(function* (config: LlmSettings) {
+/** `propagateTo`: hosts that get W3C trace headers, or `*`. */
+export const make = Effect.fnUntraced(function* (
+  config: LlmSettings,
+  propagateTo: ReadonlyArray<string> = []
+) {
   const baseURL = normalizeBaseUrl(config.baseUrl)
   const url = `${baseURL}/chat/completions`
+  const target = new URL(url)
   const transport = yield* Effect.acquireRelease(
     Effect.sync(() => makeTransport({ connectMillis: Duration.toMillis(config.connectTimeout) })),
     (transport) => Effect.sync(transport.close)
@@ -106,6 +112,8 @@ export const make = Effect.fnUntraced(function* (config: LlmSettings) {
     stream: boolean,
     signal: AbortSignal
   ) {
+    const span = yield* httpClientSpan("POST", target)
+    const headers = traceHeaders(span, target, propagateTo)
     const body = yield* toBody(options, settings).pipe(
       Effect.mapError((reason) => openAiError(method, reason))
     )
@@ -120,7 +128,7 @@ export const make = Effect.fnUntraced(function* (config: LlmSettings) {
                 stream,
                 ...(stream && !quirks.noStreamOptions ? { stream_options: { include_usage: true } } : {})
               },
-              { signal }
+              { signal, headers }
             )
             .asResponse(),
         catch: (cause) => cause
@@ -134,11 +142,15 @@ export const make = Effect.fnUntraced(function* (config: LlmSettings) {
     }
     const response = yield* attempts().pipe(
       Effect.catch((cause) =>
-        Effect.flatMap(Clock.currentTimeMillis, (now) =>
-          Effect.fail(openAiError(method, failureOfThrown(cause, url, now)))
-        )
+        Effect.flatMap(Clock.currentTimeMillis, (now) => {
+          if (cause instanceof APIError && typeof cause.status === "number") {
+            span.attribute("http.response.status_code", cause.status)
+          }
+          return Effect.fail(openAiError(method, failureOfThrown(cause, url, now)))
+        })
       )
     )
+    span.attribute("http.response.status_code", response.status)
     // The client was given this transport, whose responses are all of this class.
     return response instanceof NodeResponse
       ? response
@@ -224,5 +236,5 @@ export const make = Effect.fnUntraced(function* (config: LlmSettings) {
 
 export const layer: Layer.Layer<LlmProvider, never, AppConfig> = Layer.effect(
   LlmProvider,
-  Effect.flatMap(AppConfig, (config) => make(config.llm))
+  Effect.flatMap(AppConfig, ({ llm, tracing }) => make(llm, tracing.propagateTo))
 )

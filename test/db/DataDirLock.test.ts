@@ -2,6 +2,7 @@ import { spawn, spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
+import * as readline from "node:readline"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as DataDirLock from "../../src/db/DataDirLock.ts"
@@ -36,21 +37,24 @@ const taken = (directory: string) => Effect.scoped(DataDirLock.acquire(directory
 /** The id of a process that has ended. */
 const endedPid = () => spawnSync(process.execPath, ["--version"]).pid
 
-/** Has another process take the lock at a moment, and be killed once all have tried. Resolves to what it said. */
-const takeIn = (directory: string, at: number) =>
-  Effect.callback<string>((resume) => {
-    const child = spawn(process.execPath, [
-      path.join(import.meta.dirname, "LockTaker.ts"),
-      directory,
-      String(at)
-    ])
-    let said = ""
-    child.stdout.on("data", (chunk) => {
-      said += chunk
-    })
-    child.on("close", () => resume(Effect.succeed(said)))
-    return Effect.sync(() => child.kill("SIGKILL"))
-  })
+/** A `LockTaker.ts`, killed with the scope. */
+const taker = (directory: string) =>
+  Effect.map(
+    Effect.acquireRelease(
+      Effect.sync(() => spawn(process.execPath, [path.join(import.meta.dirname, "LockTaker.ts"), directory])),
+      (child) => Effect.sync(() => child.kill("SIGKILL"))
+    ),
+    (child) => {
+      const lines = readline.createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+      return {
+        go: Effect.sync(() => child.stdin.write("go\n")),
+        said: Effect.map(
+          Effect.promise(() => lines.next()),
+          ({ value }) => value
+        )
+      }
+    }
+  )
 
 describe("the lock of a data directory", () => {
   it.effect("is held for the life of the scope, and leaves nothing behind", () =>
@@ -74,11 +78,10 @@ describe("the lock of a data directory", () => {
       Effect.gen(function* () {
         const directory = yield* folder
         yield* leave(directory, { pid: endedPid() })
-        // Late enough for all of them to be up: they wait for this moment.
-        const at = Date.now() + 4_000
-        const words = yield* Effect.forEach(Array.from({ length: 6 }), () => takeIn(directory, at), {
-          concurrency: "unbounded"
-        })
+        const takers = yield* Effect.forEach(Array.from({ length: 6 }), () => taker(directory))
+        for (const { said } of takers) assert.strictEqual(yield* said, "ready")
+        for (const { go } of takers) yield* go
+        const words = yield* Effect.forEach(takers, ({ said }) => said)
         assert.deepStrictEqual(words.sort(), ["refused", "refused", "refused", "refused", "refused", "taken"])
         assert.match(lockOf(directory), /^postgres\.lock,/)
       }),

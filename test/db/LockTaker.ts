@@ -1,19 +1,22 @@
-/** A process for `DataDirLock.test.ts`: takes the lock of a directory at a moment, says whether it got it, and dies holding it. */
+/**
+ * A process for `DataDirLock.test.ts`: says that it is ready, waits for a word, tries to take the lock of a directory,
+ * says whether it got it, and holds it until it is killed.
+ */
 import { Effect } from "effect"
 import * as DataDirLock from "../../src/db/DataDirLock.ts"
 
-const [directory = "", at = ""] = process.argv.slice(2)
+const [directory = ""] = process.argv.slice(2)
 
-const waitMillis = (millis: number) =>
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, Math.max(0, millis))
+const say = (word: string) => Effect.sync(() => void process.stdout.write(`${word}\n`))
+
+const word = Effect.callback<void>((resume) => void process.stdin.once("data", () => resume(Effect.void)))
 
 const attempt = Effect.gen(function* () {
-  waitMillis(Number(at) - Date.now())
+  yield* say("ready")
+  yield* word
   const exit = yield* Effect.exit(DataDirLock.acquire(directory))
-  process.stdout.write(exit._tag === "Success" ? "taken" : "refused")
-  // Nobody may find the winner dead while others still try.
-  waitMillis(Number(at) + 2_000 - Date.now())
-  process.kill(process.pid, "SIGKILL")
+  yield* say(exit._tag === "Success" ? "taken" : "refused")
+  return yield* Effect.never
 })
 
 Effect.runFork(Effect.scoped(attempt))
