@@ -160,7 +160,9 @@ const runStreams = (job: Extract<LoadJob, { kind: "streams" }>): Promise<Streams
 
     const close = (problem?: string) => {
       if (problem !== undefined && problems.length < maxProblems) problems.push(problem)
-      if (++over < job.streams) return
+      if (problem !== undefined) full()
+      if (++over < opened || fullFrom === Number.POSITIVE_INFINITY) return
+      clearTimeout(giveUp)
       resolve({
         kind: "streams",
         openAtOnce,
@@ -178,8 +180,15 @@ const runStreams = (job: Extract<LoadJob, { kind: "streams" }>): Promise<Streams
         problems
       })
     }
+    const full = () => {
+      if (fullFrom !== Number.POSITIVE_INFINITY) return
+      fullFrom = micros()
+      tell(allOpen)
+    }
+    // A server that can't take them all is measured with those it took.
+    const giveUp = setTimeout(full, job.openMillis)
     const openMore = () => {
-      while (opened < job.streams && opening < job.opening) {
+      while (opened < job.streams && opening < job.opening && fullFrom === Number.POSITIVE_INFINITY) {
         opened++
         opening++
         stream()
@@ -195,17 +204,15 @@ const runStreams = (job: Extract<LoadJob, { kind: "streams" }>): Promise<Streams
       const began = () => {
         opening--
         openAtOnce = Math.max(openAtOnce, ++isOpen)
-        if (isOpen === job.streams) {
-          fullFrom = micros()
-          tell(allOpen)
-        }
-        openMore()
+        if (isOpen === job.streams) full()
+        else openMore()
       }
       const stop = (problem?: string) => {
         if (isOver) return
         isOver = true
         socket.destroy()
-        if (ending === undefined && problem !== undefined) leave()
+        if (tokens === 0) opening--
+        if (ending === undefined) leave()
         close(problem)
       }
       const leave = () => {

@@ -41,6 +41,7 @@ const warmUp = { turns: 2500, millis: 10_000 }
 /** How long all slow streams stay open, and how many may wait for their first token while they are opened. */
 const slowMillis = 8_000
 const opening = 32
+const openMillis = 20_000
 
 const options = (() => {
   const { values } = parseArgs({
@@ -110,7 +111,7 @@ const measureStreams = async (load: Load, model: Model, target: Measured): Promi
   }, 100)
   try {
     const result = await load.run(
-      { kind: "streams", port: target.port, streams: options.streams, opening },
+      { kind: "streams", port: target.port, streams: options.streams, opening, openMillis },
       () => setTimeout(() => void model.setPace("burst"), options.slowMillis)
     )
     if (result.problems.length > 0) throw new Error(result.problems.join("\n"))

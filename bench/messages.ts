@@ -31,9 +31,11 @@ export type LoadJob =
       readonly streams: number
       /** How many may wait for their first token at once while they are opened. */
       readonly opening: number
+      /** How long opening may take. */
+      readonly openMillis: number
     }
 
-/** Told once by a `streams` job: all are open. */
+/** Told once by a `streams` job: all are open that will be. */
 export const allOpen = "all open"
 
 /** Milliseconds. */

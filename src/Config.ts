@@ -89,6 +89,21 @@ export interface LlmSettings {
   readonly tokenTimeout: Duration.Duration
   /** One model call, whole. */
   readonly totalTimeout: Duration.Duration
+  /** Before the first token only. */
+  readonly retries: {
+    /** Attempts after the first, at one model. */
+    readonly times: number
+    /** Wait before the first of them; each further one waits twice as long, give or take a fifth. */
+    readonly base: Duration.Duration
+    /** Longest `Retry-After` that is waited out. */
+    readonly maxRetryAfter: Duration.Duration
+  }
+  readonly breaker: {
+    /** Calls in a row that have to fail, retries included, for a model to be left alone. */
+    readonly failures: number
+    /** For how long, until one call may try again. */
+    readonly openFor: Duration.Duration
+  }
 }
 
 /** One or more values of the environment are wrong; one line for each. */
@@ -215,7 +230,16 @@ const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
       connectTimeout: yield* duration("LLM_CONNECT_TIMEOUT", Duration.seconds(10)),
       firstTokenTimeout: yield* duration("LLM_FIRST_TOKEN_TIMEOUT", Duration.seconds(30)),
       tokenTimeout: yield* duration("LLM_TOKEN_TIMEOUT", Duration.seconds(30)),
-      totalTimeout: yield* duration("LLM_TOTAL_TIMEOUT", Duration.seconds(120))
+      totalTimeout: yield* duration("LLM_TOTAL_TIMEOUT", Duration.seconds(120)),
+      retries: {
+        times: yield* integer("LLM_RETRIES", 3, 0, 10),
+        base: yield* duration("LLM_RETRY_DELAY", Duration.millis(500)),
+        maxRetryAfter: yield* duration("LLM_RETRY_AFTER_MAX", Duration.seconds(10))
+      },
+      breaker: {
+        failures: yield* integer("LLM_BREAKER_FAILURES", 5, 1, 1000),
+        openFor: yield* duration("LLM_BREAKER_OPEN", Duration.seconds(30))
+      }
     },
     tavilyApiKey: yield* secret("TAVILY_API_KEY"),
     apiKeys: (yield* list("API_KEYS")).map((key) => Redacted.make(key)),

@@ -27,7 +27,7 @@ import { layerCors } from "./server/Cors.ts"
 import { makeNodeServer } from "./server/NodeServer.ts"
 import { layerPages } from "./server/Pages.ts"
 import { publishedApi } from "./server/PublishedApi.ts"
-import { layerProblems, layerRequestContext } from "./server/RequestContext.ts"
+import { layerProblems, layerRequestContext, layerRoute } from "./server/RequestContext.ts"
 import { layerSessionHandlers } from "./sessions/http.ts"
 import { Sessions } from "./sessions/Sessions.ts"
 import { SessionsRepo } from "./sessions/SessionsRepo.ts"
@@ -70,7 +70,7 @@ const layerRoutes = Layer.mergeAll(
     layerMetricsHandlers,
     layerTurnHandlers
   ]),
-  Layer.provide([layerApiKeys, layerProblems]),
+  Layer.provide([layerApiKeys, layerProblems, layerRoute]),
   // In this order: the first built is around all others.
   Layer.provide(layerCors.pipe(Layer.provide(layerRequestContext)))
 )

@@ -4,7 +4,7 @@
  * Does not decide when a turn runs, keep it, or know who listens (`Turns` does all three).
  */
 import { Cause, Clock, Context, Effect, Exit, Layer, Stream } from "effect"
-import type { Response } from "effect/ai"
+import type { Prompt, Response } from "effect/ai"
 import { AppConfig } from "../Config.ts"
 import { Llm, type LlmPart, LlmUnavailable, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
 import { GenAi } from "../observability/GenAi.ts"
@@ -76,12 +76,8 @@ const make = Effect.gen(function* () {
 
   /** Reads one model call into the transcript. Answers the tool calls it asks for. */
   const callLlm = Effect.fnUntraced(
-    function* (turn: AgentTurn, step: number) {
+    function* (turn: AgentTurn, step: number, prompt: Prompt.Prompt) {
       const { emit, transcript } = turn
-      const prompt = yield* Effect.withSpan(
-        Effect.sync(() => buildPrompt(turn.history, transcript.record, historyTokens)),
-        SpanName.buildMessages
-      )
       emit({ level: "node", type: "llm_streaming", data: { phase: "started", details: transcript.model } })
       const { override, variant } = turn
       yield* Effect.annotateCurrentSpan({
@@ -142,7 +138,9 @@ const make = Effect.gen(function* () {
           ...(firstChunkAt === undefined
             ? {}
             : { [GenAi.responseTimeToFirstChunk]: (firstChunkAt - startedAt) / 1000 }),
-          ...(finished === undefined ? {} : { [GenAi.responseFinishReasons]: [finished.reason] }),
+          ...(finished === undefined
+            ? {}
+            : { [GenAi.responseFinishReasons]: [finished.reason.replace("-", "_")] }),
           ...(input === undefined ? {} : { [GenAi.usageInputTokens]: input }),
           ...(output === undefined ? {} : { [GenAi.usageOutputTokens]: output }),
           ...(tracing.content ? { [GenAi.outputMessages]: transcript.reply.slice(offset) } : {})
@@ -163,9 +161,18 @@ const make = Effect.gen(function* () {
     Effect.withSpan(SpanName.callLlm, { kind: "client" })
   )
 
+  const askLlm = (turn: AgentTurn, step: number) =>
+    Effect.sync(() => buildPrompt(turn.history, turn.transcript.record, historyTokens)).pipe(
+      Effect.withSpan(SpanName.buildMessages),
+      Effect.flatMap((prompt) => callLlm(turn, step, prompt))
+    )
+
   const runTool = Effect.fnUntraced(function* (turn: AgentTurn, call: RequestedCall) {
     turn.emit({ level: "node", type: "tool_executing", data: { tool: call.name } })
-    const result = yield* tools.call(call.name, call.arguments)
+    const result = yield* Effect.annotateSpans(tools.call(call.name, call.arguments), {
+      [GenAi.toolCallId]: call.id,
+      ...(tracing.content ? { [GenAi.toolCallArguments]: call.arguments } : {})
+    })
     turn.emit({
       level: "node",
       type: "tool_result",
@@ -244,7 +251,7 @@ const make = Effect.gen(function* () {
     route(turn, "process_input", "call_llm", "message accepted")
 
     for (let step = 0; ; step++) {
-      const calls = yield* inNode(turn, "call_llm", callLlm(turn, step))
+      const calls = yield* inNode(turn, "call_llm", askLlm(turn, step))
       if (calls.length === 0 || step === maxRounds) break
       route(turn, "call_llm", "handle_tools", `tools asked for: ${calls.length}`)
       yield* inNode(turn, "handle_tools", handleTools(turn, step, calls))

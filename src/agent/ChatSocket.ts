@@ -4,6 +4,7 @@
 import { Cause, Effect, Predicate, Schema } from "effect"
 import { Socket } from "effect/socket"
 import { ChatFrame, ControlFrame } from "../api/ChatApi.ts"
+import type { Metrics } from "../observability/Metrics.ts"
 import { fieldIssuesOf, sentenceOf } from "../server/fieldIssues.ts"
 import { mintSessionId, type SessionId } from "../sessions/Session.ts"
 import type { Turn, Turns } from "./Turns.ts"
@@ -38,10 +39,15 @@ const parseFrame = (frame: string | Uint8Array): Effect.Effect<object, FrameInva
 }
 
 /** Serves one connection until either side ends it. */
-export const serveChatSocket = (turns: Turns["Service"]) => (socket: Socket.Socket) =>
-  Effect.orDie(Effect.scoped(serve(turns, socket)))
+export const serveChatSocket =
+  (turns: Turns["Service"], metrics: Metrics["Service"]) => (socket: Socket.Socket) =>
+    Effect.orDie(Effect.scoped(serve(turns, metrics, socket)))
 
-const serve = Effect.fnUntraced(function* (turns: Turns["Service"], socket: Socket.Socket) {
+const serve = Effect.fnUntraced(function* (
+  turns: Turns["Service"],
+  metrics: Metrics["Service"],
+  socket: Socket.Socket
+) {
   const { pull } = yield* socket.reader
   const writer = yield* socket.writer
 
@@ -77,9 +83,11 @@ const serve = Effect.fnUntraced(function* (turns: Turns["Service"], socket: Sock
 
   const follow = (turn: Turn) => {
     active.set(turn.sessionId, turn)
+    metrics.streamOpened("websocket")
     turn.log.subscribe({
       onEvent: (_, json) => send(json),
       onEnd: () => {
+        metrics.streamClosed("websocket")
         if (active.get(turn.sessionId) === turn) active.delete(turn.sessionId)
       }
     })

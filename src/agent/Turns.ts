@@ -5,7 +5,6 @@
  * Does not know the loop of a turn (`Agent` does), SQL (`TurnsRepo`) or connections (`http.ts`).
  */
 import {
-  Cause,
   Clock,
   Context,
   Deferred,
@@ -21,7 +20,7 @@ import {
 } from "effect"
 import { AppConfig } from "../Config.ts"
 import type { DbUnavailable } from "../db/DbUnavailable.ts"
-import { Llm, type LlmUnavailable, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
+import { Llm, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
 import { CurrentRequest } from "../observability/CurrentRequest.ts"
 import { Metrics } from "../observability/Metrics.ts"
 import { SpanName } from "../observability/SpanName.ts"
@@ -29,9 +28,22 @@ import { TraceStore } from "../observability/TraceStore.ts"
 import { mintSessionId, type SessionId } from "../sessions/Session.ts"
 import { Agent } from "./Agent.ts"
 import { Transcript } from "./Transcript.ts"
-import type { FinalEvent, Usage } from "./TurnEvent.ts"
+import { makeTurnEnds } from "./TurnEnds.ts"
 import { TurnLog } from "./TurnLog.ts"
-import { type EndStatus, TurnsRepo } from "./TurnsRepo.ts"
+import {
+  asNotStored,
+  type CancelReason,
+  finalEvent,
+  type Outcome,
+  outcomeOf,
+  type TurnResult,
+  TurnTaken,
+  TurnTimedOut,
+  unexpected
+} from "./TurnResult.ts"
+import { instanceExpirySeconds, TurnsRepo } from "./TurnsRepo.ts"
+
+export type { CancelReason, TurnResult } from "./TurnResult.ts"
 
 /** The server takes no turns now. */
 export class TurnsUnavailable extends Schema.TaggedError<TurnsUnavailable>()("TurnsUnavailable", {
@@ -57,32 +69,6 @@ export interface TurnRequest {
   readonly ownTrace: boolean
   /** What to do while another turn of the session runs. */
   readonly whenBusy: "wait" | "interrupt"
-}
-
-export type CancelReason =
-  | "client_request"
-  | "client_disconnected"
-  | "new_message"
-  | "session_deleted"
-  | "shutdown"
-
-export interface TurnResult {
-  readonly status: EndStatus
-  /** All that was said, complete or not. */
-  readonly reply: string
-  /** The assistant's message; `null` when nothing was said. */
-  readonly messageId: string | null
-  readonly tools: ReadonlyArray<string>
-  readonly model: string
-  readonly usage: Usage | null
-  /** From the request to the end, waiting included. */
-  readonly processingMillis: number
-  readonly traceId: string
-  /** Why it was stopped, when it was cancelled or interrupted. */
-  readonly cancelReason: CancelReason | null
-  /** A sentence for a person, and its code, when it failed. */
-  readonly error: string | null
-  readonly errorCode: string | null
 }
 
 export interface Turn {
@@ -125,18 +111,22 @@ class TurnFailed extends Schema.TaggedError<TurnFailed>()("TurnFailed", { result
   }
 }
 
-class TurnTimedOut extends Schema.TaggedError<TurnTimedOut>()("TurnTimedOut", {}) {}
+/** The pace at which processes that share a database take note of one another. */
+export const TurnPace = Context.Reference("voice-agent/agent/TurnPace", {
+  defaultValue: () => ({
+    /** How often this process says that it lives. */
+    heartbeatEvery: Duration.seconds(2),
+    /** How often a turn looks whether the session is free, when another process has it. */
+    claimEvery: Duration.millis(100)
+  })
+})
 
-/** How often this process says that it lives. */
-const heartbeatEvery = Duration.seconds(2)
-
-/** How often a turn looks whether the session is free, when another process has it. */
-const claimEvery = Duration.millis(100)
+const instanceExpiryMillis = instanceExpirySeconds * 1000
 
 /** A turn in this process, from accepted to ended. */
 interface OpenTurn extends Turn {
   readonly number: number
-  /** Where it was asked for, such as `POST /api/v1/chat`. */
+  /** Where it was asked for, such as `POST /api/v1/chat` or `WS /api/v1/chat/ws`. */
   readonly endpoint: string
   readonly ended: Deferred.Deferred<TurnResult>
   cancelled: CancelReason | undefined
@@ -160,20 +150,46 @@ const make = Effect.gen(function* () {
   const clock = yield* Clock.Clock
   const scope = yield* Effect.scope
 
+  const { claimEvery, heartbeatEvery } = yield* TurnPace
+
   const owner = crypto.randomUUID()
   const lanes = new Map<string, Lane>()
   let open = 0
   let draining = false
+  /** Turns get no more time. */
+  let stopping = false
+  const idle = Deferred.makeUnsafe<void>()
+  const ends = makeTurnEnds(repo, owner, () => stopping)
+
+  let lastBeat = clock.currentTimeMillisUnsafe()
+  let judgesFrom = lastBeat
+  /**
+   * Who could not say that it lives for a while, because the database was away or this machine slept, is no judge of
+   * others, who may have been kept from it by the same.
+   */
+  const beat = Effect.suspend(() => {
+    const now = clock.currentTimeMillisUnsafe()
+    if (now - lastBeat > instanceExpiryMillis / 2) judgesFrom = now + instanceExpiryMillis
+    return Effect.map(repo.heartbeat(owner, now >= judgesFrom), () => {
+      lastBeat = now
+    })
+  })
 
   if (config.databaseUrl === undefined) yield* repo.interruptAll
-  yield* repo.heartbeat(owner)
-  yield* repo.heartbeat(owner).pipe(
+  yield* beat
+  yield* beat.pipe(
+    Effect.andThen(ends.keepLate),
     Effect.catch((error) => Effect.logWarning("The heartbeat was missed", error.message)),
     Effect.repeat(Schedule.spaced(heartbeatEvery)),
     Effect.delay(heartbeatEvery),
     Effect.withTracerEnabled(false),
     Effect.forkIn(scope)
   )
+
+  const release = () => {
+    open--
+    if (draining && open === 0) Deferred.doneUnsafe(idle, Effect.void)
+  }
 
   const enterLane = (sessionId: string): Lane => {
     const lane = lanes.get(sessionId) ?? { accepting: Semaphore.makeUnsafe(1), turns: [], users: 0 }
@@ -187,11 +203,12 @@ const make = Effect.gen(function* () {
   }
 
   const cancelLane = (lane: Lane | undefined, reason: CancelReason): boolean => {
-    for (const turn of lane?.turns ?? []) turn.cancel(reason)
-    return (lane?.turns.length ?? 0) > 0
+    const turns = [...(lane?.turns ?? [])]
+    for (const turn of turns) turn.cancel(reason)
+    return turns.length > 0
   }
 
-  /** Waits until the session is this turn's. False: the turn was ended by someone else. */
+  /** Waits until the session is this turn's. */
   const awaitSession = Effect.fnUntraced(function* (
     turn: OpenTurn,
     running: boolean,
@@ -199,10 +216,11 @@ const make = Effect.gen(function* () {
   ) {
     if (previous !== undefined) yield* Deferred.await(previous.ended)
     if (running) return
-    yield* Effect.repeat(
-      Effect.catch(repo.claim(turn.id, turn.sessionId, turn.number), () => Effect.succeed(false)),
-      { until: (claimed) => claimed, schedule: Schedule.spaced(claimEvery) }
+    const claim = yield* Effect.repeat(
+      Effect.catch(repo.claim(turn.id, turn.sessionId, turn.number), () => Effect.succeed("busy" as const)),
+      { while: (claim) => claim === "busy", schedule: Schedule.spaced(claimEvery) }
     )
+    if (claim !== "claimed") yield* new TurnTaken({ isDeleted: claim === "gone" })
   })
 
   /** Runs an accepted turn to its end, whatever that is. */
@@ -239,23 +257,29 @@ const make = Effect.gen(function* () {
       if (Exit.isFailure(exit) && outcome.errorCode === "INTERNAL_ERROR") {
         yield* Effect.logError("A turn failed unexpectedly", exit.cause)
       }
-      const result: TurnResult = {
-        ...outcome,
-        reply: transcript.reply,
-        messageId: transcript.reply === "" ? null : crypto.randomUUID(),
-        tools: transcript.toolNames,
-        model: transcript.model,
-        usage: transcript.totalUsage ?? null,
-        processingMillis: Math.round(clock.currentTimeMillisUnsafe() - turn.log.startedAt),
-        traceId
-      }
-      return yield* keep(turn, transcript, result)
+      return yield* keep(turn, transcript, resultOf(turn, transcript, traceId, outcome))
     })
+
+  const resultOf = (
+    turn: OpenTurn,
+    transcript: Transcript,
+    traceId: string,
+    outcome: Outcome
+  ): TurnResult => ({
+    ...outcome,
+    reply: transcript.reply,
+    messageId: transcript.reply === "" ? null : crypto.randomUUID(),
+    tools: transcript.toolNames,
+    model: transcript.model,
+    usage: transcript.totalUsage ?? null,
+    processingMillis: Math.round(clock.currentTimeMillisUnsafe() - turn.log.startedAt),
+    traceId
+  })
 
   /** Stores the end of a turn. What can't be stored is not acknowledged. */
   const keep = (turn: OpenTurn, transcript: Transcript, result: TurnResult): Effect.Effect<TurnResult> =>
-    repo
-      .end({
+    ends
+      .keep({
         turnId: turn.id,
         owner,
         status: result.status,
@@ -274,30 +298,21 @@ const make = Effect.gen(function* () {
         usage: transcript.usage
       })
       .pipe(
-        Effect.retry(Schedule.max([Schedule.spaced("500 millis"), Schedule.recurs(20)])),
-        Effect.map((kept) => kept || turn.cancelled === "session_deleted"),
-        Effect.catch((error) =>
-          Effect.as(Effect.logError("A reply could not be stored", error.message), false)
-        ),
         Effect.map((kept) =>
-          kept
+          // What was cancelled with its session is not there to be ended.
+          kept || turn.cancelled === "session_deleted" || result.cancelReason === "session_deleted"
             ? result
-            : {
-                ...result,
-                status: "failed",
-                messageId: null,
-                error: "The reply could not be stored. Try again in a moment.",
-                errorCode: "SERVICE_UNAVAILABLE"
-              }
+            : asNotStored(result)
         )
       )
 
   const finish = (turn: OpenTurn, lane: Lane, result: TurnResult) =>
     Effect.sync(() => {
-      open--
       lane.turns.splice(lane.turns.indexOf(turn), 1)
       leaveLane(turn.sessionId, lane)
       turn.log.end(finalEvent(result))
+      Deferred.doneUnsafe(turn.ended, Effect.succeed(result))
+      release()
       metrics.turnsOpen(open)
       metrics.turnEnded({
         outcome: result.status,
@@ -314,27 +329,38 @@ const make = Effect.gen(function* () {
         status: result.status,
         at: turn.log.startedAt
       })
-      Deferred.doneUnsafe(turn.ended, Effect.succeed(result))
     })
 
   const open_ = Effect.fnUntraced(function* (request: TurnRequest, sessionId: SessionId, lane: Lane) {
     if (request.whenBusy === "interrupt" && cancelLane(lane, "new_message")) {
-      yield* Effect.forEach(lane.turns, (turn) => turn.result, { concurrency: "unbounded", discard: true })
+      yield* Effect.forEach([...lane.turns], (turn) => turn.result, { discard: true })
     }
+    if (stopping) return yield* new TurnsUnavailable({ reason: "draining" })
     const id = crypto.randomUUID()
     const log = new TurnLog(id, sessionId, () => clock.currentTimeMillisUnsafe())
     const model = llm.modelFor(request.variant, request.override)
     const previous = lane.turns.at(-1)
-    const accepted = yield* repo.accept({
-      turnId: id,
-      sessionId,
-      userId: request.userId,
-      messageId: crypto.randomUUID(),
-      message: request.message,
-      context: request.context,
-      owner,
-      mayRun: previous === undefined
+    const span = yield* Effect.makeSpan(SpanName.sendMessage, {
+      root: request.ownTrace,
+      attributes: { session_id: sessionId, turn_id: id }
     })
+    const endSpan = (exit: Exit.Exit<unknown, unknown>) =>
+      Effect.sync(() => span.end(clock.currentTimeNanosUnsafe(), exit))
+    const accepted = yield* repo
+      .accept({
+        turnId: id,
+        sessionId,
+        userId: request.userId,
+        messageId: crypto.randomUUID(),
+        message: request.message,
+        context: request.context,
+        owner,
+        mayRun: previous === undefined
+      })
+      .pipe(
+        Effect.withParentSpan(span),
+        Effect.onError((cause) => Effect.andThen(endSpan(Exit.failCause(cause)), ends.disown(id)))
+      )
     metrics.turnsOpen(open)
     const { method, route = "" } = yield* CurrentRequest
     const ended = Deferred.makeUnsafe<TurnResult>()
@@ -343,7 +369,7 @@ const make = Effect.gen(function* () {
       sessionId,
       log,
       number: accepted.number,
-      endpoint: `${method} ${route}`.trim(),
+      endpoint: `${request.ownTrace ? "WS" : method} ${route}`.trim(),
       ended,
       result: Deferred.await(ended),
       cancelled: undefined,
@@ -362,15 +388,23 @@ const make = Effect.gen(function* () {
       Effect.flatMap((result) =>
         result.error === null ? Effect.succeed(result) : new TurnFailed({ result })
       ),
-      Effect.withSpan(SpanName.sendMessage, {
-        root: request.ownTrace,
-        attributes: { session_id: sessionId, turn_id: id }
-      }),
+      Effect.onExit((exit) => endSpan(exit)),
+      Effect.withParentSpan(span),
       Effect.catchTag("TurnFailed", ({ result }) => Effect.succeed(result as TurnResult)),
+      // A bug of ours must not keep the session and its callers waiting for ever.
+      Effect.catchDefect((defect) =>
+        Effect.logError("A turn failed unexpectedly", defect).pipe(
+          Effect.andThen(ends.disown(id)),
+          Effect.as(asNotStored(resultOf(turn, transcript, "", unexpected)))
+        )
+      ),
       Effect.annotateLogs({ session_id: sessionId }),
       Effect.flatMap((result) => finish(turn, lane, result)),
       Effect.forkIn(scope, { startImmediately: true, uninterruptible: true })
     )
+    if (stopping) turn.cancel("shutdown")
+    // It may have been cancelled before there was a fiber to interrupt.
+    if (turn.cancelled !== undefined) turn.fiber.interruptUnsafe()
     return turn
   })
 
@@ -384,7 +418,7 @@ const make = Effect.gen(function* () {
         const lane = enterLane(sessionId)
         return restore(lane.accepting.take(1)).pipe(
           Effect.andThen(Effect.ensuring(open_(request, sessionId, lane), lane.accepting.release(1))),
-          Effect.onError(() => Effect.sync(() => open--)),
+          Effect.onError(() => Effect.sync(release)),
           Effect.ensuring(Effect.sync(() => leaveLane(sessionId, lane)))
         )
       })
@@ -393,11 +427,11 @@ const make = Effect.gen(function* () {
   const drain = (grace: Duration.Duration) =>
     Effect.gen(function* () {
       draining = true
-      const all = Array.from(lanes.values()).flatMap((lane) => lane.turns)
-      const ends = Effect.forEach(all, (turn) => turn.result, { concurrency: "unbounded", discard: true })
-      yield* Effect.timeoutOption(ends, grace)
-      for (const turn of all) turn.cancel("shutdown")
-      yield* ends
+      if (open === 0) return
+      yield* Effect.timeoutOption(Deferred.await(idle), grace)
+      stopping = true
+      for (const lane of lanes.values()) cancelLane(lane, "shutdown")
+      yield* Deferred.await(idle)
     })
 
   return Turns.of({
@@ -411,56 +445,3 @@ const make = Effect.gen(function* () {
 const currentTraceId = Effect.map(Effect.option(Effect.currentSpan), (span) =>
   Option.match(span, { onNone: () => "", onSome: ({ traceId }) => traceId })
 )
-
-type Outcome = Pick<TurnResult, "status" | "cancelReason" | "error" | "errorCode">
-
-const failed = (errorCode: string, error: string): Outcome => ({
-  status: "failed",
-  cancelReason: null,
-  error,
-  errorCode
-})
-
-/** How a turn ended, told from how its effect did. `cancelled` is why it was stopped, if it was. */
-const outcomeOf = (
-  exit: Exit.Exit<void, LlmUnavailable | DbUnavailable | TurnTimedOut>,
-  cancelled: CancelReason | undefined
-): Outcome => {
-  if (Exit.isSuccess(exit)) return { status: "completed", cancelReason: null, error: null, errorCode: null }
-  if (Cause.hasInterruptsOnly(exit.cause)) {
-    const cancelReason = cancelled ?? "shutdown"
-    const status = cancelReason === "shutdown" ? "interrupted" : "cancelled"
-    return { status, cancelReason, error: null, errorCode: null }
-  }
-  const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
-  switch (error?._tag) {
-    case "LlmUnavailable":
-      return error.reason === "timeout"
-        ? failed("LLM_TIMEOUT", "The language model took too long to answer.")
-        : failed("LLM_UNAVAILABLE", "The language model is not available at the moment.")
-    case "DbUnavailable":
-      return failed("SERVICE_UNAVAILABLE", "The database is not available at the moment.")
-    case "TurnTimedOut":
-      return failed("TURN_TIMEOUT", "The answer took too long and was stopped.")
-    default:
-      return failed("INTERNAL_ERROR", "Something went wrong on our side.")
-  }
-}
-
-const finalEvent = (result: TurnResult): FinalEvent =>
-  result.error !== null
-    ? { type: "error", error: result.error, error_code: result.errorCode ?? "INTERNAL_ERROR" }
-    : result.status === "completed"
-      ? {
-          type: "end",
-          content: result.reply,
-          metadata: {
-            message_id: result.messageId,
-            tool_calls: result.tools.length,
-            model: result.model,
-            usage: result.usage,
-            processing_time_ms: result.processingMillis,
-            trace_id: result.traceId
-          }
-        }
-      : { type: "cancelled", reason: result.cancelReason ?? "shutdown" }

@@ -189,7 +189,7 @@ const make = Effect.gen(function* () {
     sql`
       WITH t AS (
         UPDATE turns SET
-          status = ${turn.status}, model = ${storableText(turn.model)}, error_code = ${turn.errorCode}, trace_id = ${turn.traceId},
+          status = ${turn.status}, model = ${toText(turn.model)}, error_code = ${turn.errorCode}, trace_id = ${turn.traceId},
           ended_at = now()
         WHERE id = ${turn.turnId}::uuid AND owner = ${turn.owner} AND status IN ('accepted', 'running')
         RETURNING id, session_id, number

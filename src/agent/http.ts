@@ -6,6 +6,7 @@ import { type HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { Api } from "../api/Api.ts"
 import { UpgradeRequiredProblem } from "../api/Problems.ts"
+import { Metrics } from "../observability/Metrics.ts"
 import { unavailable } from "../server/unavailable.ts"
 import type { SessionId } from "../sessions/Session.ts"
 import { Sessions } from "../sessions/Sessions.ts"
@@ -39,12 +40,16 @@ const failure = (result: TurnResult) =>
         error_code: result.errorCode ?? "CANCELLED"
       }
 
-const socket = (turns: Turns["Service"], request: HttpServerRequest.HttpServerRequest) =>
+const socket = (
+  turns: Turns["Service"],
+  metrics: Metrics["Service"],
+  request: HttpServerRequest.HttpServerRequest
+) =>
   request.upgrade.pipe(
     Effect.mapError(() => new UpgradeRequiredProblem({ detail: "Connect with a WebSocket client." })),
-    Effect.flatMap(serveChatSocket(turns)),
+    Effect.flatMap(serveChatSocket(turns, metrics)),
     // Not sent: the connection was answered when it became a WebSocket.
-    Effect.as(HttpServerResponse.empty())
+    Effect.as(HttpServerResponse.empty({ status: 101 }))
   )
 
 type Sent = Parameters<typeof turnRequest>[0]
@@ -55,7 +60,13 @@ export const layerChatHandlers = HttpApiBuilder.group(
   Effect.fnUntraced(function* (handlers) {
     const turns = yield* Turns
     const sessions = yield* Sessions
-    const sseBody = yield* makeSseBodies
+    const metrics = yield* Metrics
+    const makeSseBody = yield* makeSseBodies
+
+    const sseBody = (turn: Turn) => {
+      metrics.streamOpened("sse")
+      return makeSseBody(turn).once("close", () => metrics.streamClosed("sse"))
+    }
 
     const stream = (request: Sent) =>
       turns.start(turnRequest(request, "wait")).pipe(
@@ -114,10 +125,10 @@ export const layerChatHandlers = HttpApiBuilder.group(
       .handle("send", ({ payload }) => (payload.stream === true ? stream(payload) : reply(payload)))
       .handle("stream", ({ payload }) => stream(payload))
       .handle("streamByQuery", ({ query }) => stream(query))
-      .handle("history", ({ params, query: { limit = 50, offset = 0, include_metadata } }) =>
-        history(params.session_id, { limit, offset }, include_metadata === "true" || include_metadata === "1")
+      .handle("history", ({ params, query: { limit = 50, offset = 0, include_metadata = false } }) =>
+        history(params.session_id, { limit, offset }, include_metadata)
       )
-      .handle("socket", ({ request }) => socket(turns, request))
+      .handle("socket", ({ request }) => socket(turns, metrics, request))
   })
 )
 
@@ -126,7 +137,8 @@ export const layerRootSocketHandlers = HttpApiBuilder.group(
   "rootSocket",
   Effect.fnUntraced(function* (handlers) {
     const turns = yield* Turns
-    return handlers.handle("socket", ({ request }) => socket(turns, request))
+    const metrics = yield* Metrics
+    return handlers.handle("socket", ({ request }) => socket(turns, metrics, request))
   })
 )
 

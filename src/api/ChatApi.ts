@@ -5,7 +5,7 @@ import { Schema } from "effect"
 import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema, OpenApi } from "effect/http-api"
 import { ChatEvent } from "../agent/TurnEvent.ts"
 import { SessionId } from "../sessions/Session.ts"
-import { absent, ClientName, JsonObject, limited, MessageText, Success, Timestamp } from "./Fields.ts"
+import { absent, ClientName, flag, JsonObject, limited, MessageText, Success, Timestamp } from "./Fields.ts"
 import { UpgradeRequiredProblem } from "./Problems.ts"
 import { Authorization } from "./Security.ts"
 
@@ -103,7 +103,7 @@ export class ChatApi extends HttpApiGroup.make("chat")
       query: {
         limit: Schema.optionalKey(limited(1, 200)),
         offset: Schema.optionalKey(limited(0, 1_000_000_000)),
-        include_metadata: Schema.optionalKey(Schema.Literals(["true", "false", "1", "0"]))
+        include_metadata: Schema.optionalKey(flag)
       },
       success: ChatHistory
     }),

@@ -45,12 +45,26 @@ const isPlain = Schema.makeFilter<object>((root) => {
 /** Any JSON object, of bounded depth. */
 export const JsonObject = Schema.Record(Schema.String, Schema.Json).check(isPlain)
 
-/** `GET` parameters are text. */
+/** A whole number in a query. Digits only: `Number` would make 0 of nothing at all, and takes `0x10` and `1e2`. */
 export const limited = (minimum: number, maximum: number) =>
-  Schema.FiniteFromString.check(
-    Schema.isInt({ expected: "a whole number" }),
-    Schema.isBetween({ minimum, maximum }, { expected: `a value from ${minimum} to ${maximum}` })
+  Schema.String.check(Schema.isPattern(/^-?\d+$/, { expected: "a whole number" })).pipe(
+    Schema.decodeTo(
+      Schema.Finite.check(
+        Schema.isBetween({ minimum, maximum }, { expected: `a value from ${minimum} to ${maximum}` })
+      ),
+      SchemaTransformation.numberFromString
+    )
   )
+
+/** A yes or no in a query. In any case: Python writes `True`. */
+export const flag = Schema.String.check(
+  Schema.isPattern(/^(true|false|1|0)$/i, { expected: "true or false" })
+).pipe(
+  Schema.decodeTo(
+    Schema.Boolean,
+    SchemaTransformation.transform({ decode: (text) => /^(true|1)$/i.test(text), encode: String })
+  )
+)
 
 export const Timestamp = Schema.String.annotate({ description: "ISO 8601, UTC" })
 

@@ -132,7 +132,7 @@ const context = (client: PgClient.PgClient, info: DbInfo["Service"]) =>
     Context.add(DbInfo, info)
   )
 
-export const layerPostgres: Layer.Layer<Db, DbStartError, AppConfig> = Layer.effectContext(
+const layerPostgres: Layer.Layer<Db, DbStartError, AppConfig> = Layer.effectContext(
   Effect.flatMap(AppConfig, (config) =>
     config.databaseUrl === undefined
       ? new DbStartError({ problem: "DATABASE_URL: is not set" })
@@ -140,7 +140,7 @@ export const layerPostgres: Layer.Layer<Db, DbStartError, AppConfig> = Layer.eff
   )
 ).pipe(Layer.provide(Reactivity.layer))
 
-export const layerEmbedded: Layer.Layer<Db, DbStartError, AppConfig> = Layer.effectContext(
+const layerEmbedded: Layer.Layer<Db, DbStartError, AppConfig> = Layer.effectContext(
   Effect.flatMap(AppConfig, ({ dataDir }) => embedded({ dataDir }))
 ).pipe(Layer.provide(Reactivity.layer))
 

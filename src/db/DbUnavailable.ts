@@ -4,7 +4,7 @@
  *
  * Does not know any table, and does not decide which statements are idempotent: callers say so.
  */
-import { Cause, Context, Duration, Effect, Option, Schedule, Schema } from "effect"
+import { Cause, Context, Duration, Effect, Fiber, Option, Schedule, Schema } from "effect"
 import { SqlError } from "effect/sql"
 
 /**
@@ -21,7 +21,7 @@ export class DbUnavailable extends Schema.TaggedError<DbUnavailable>()("DbUnavai
 }
 
 /** What one attempt may take, whatever the server's own `statement_timeout` makes of it: waiting for a connection counts. */
-export const statementTimeout = Duration.seconds(5)
+const statementTimeout = Duration.seconds(5)
 
 const retries = 3
 
@@ -110,9 +110,23 @@ const CurrentTransaction = Context.Reference<unknown>("effect/sql/CurrentTransac
   defaultValue: () => undefined
 })
 
-const timedOut = Effect.suspend(() =>
-  Effect.fail(new DbUnavailable({ reason: "timeout", cause: new Error("No answer within the time allowed") }))
-)
+/**
+ * Does not wait for what runs out of time to end: the driver takes seconds more to give up a connection whose other end
+ * is silent. It is interrupted, and goes on ending by itself.
+ */
+const inTime = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | DbUnavailable, R> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Effect.forkDetach(restore(effect), { startImmediately: true }), (fiber) =>
+      restore(Effect.timeoutOption(Fiber.await(fiber), statementTimeout)).pipe(
+        Effect.onInterrupt(() => Fiber.interrupt(fiber)),
+        Effect.flatMap((exit): Effect.Effect<A, E | DbUnavailable> => {
+          if (Option.isSome(exit)) return exit.value
+          fiber.interruptUnsafe()
+          return Effect.fail(new DbUnavailable({ reason: "timeout", cause: new Error("No answer in time") }))
+        })
+      )
+    )
+  )
 
 const translate = <A, E, R>(
   effect: Effect.Effect<A, E, R>
@@ -135,8 +149,7 @@ const translate = <A, E, R>(
  */
 export const guard = <A, E, R>(
   effect: Effect.Effect<A, E, R>
-): Effect.Effect<A, Exclude<E, SqlError.SqlError> | DbUnavailable, R> =>
-  translate(Effect.timeoutOrElse(effect, { duration: statementTimeout, orElse: () => timedOut }))
+): Effect.Effect<A, Exclude<E, SqlError.SqlError> | DbUnavailable, R> => translate(inTime(effect))
 
 /**
  * `guard`, and tries again, at most three times, 50 ms apart and doubling, jittered. Put it around a whole
@@ -154,7 +167,7 @@ export const retrying = <A, E, R>(
   effect: Effect.Effect<A, E, R>,
   options: { readonly idempotent?: boolean } = {}
 ): Effect.Effect<A, Exclude<E, SqlError.SqlError> | DbUnavailable, R> => {
-  const attempt = Effect.timeoutOrElse(effect, { duration: statementTimeout, orElse: () => timedOut })
+  const attempt = inTime(effect)
   const mayRepeat = (kind: Availability["kind"]) =>
     kind === "conflict" || kind === "refused" || (kind === "lost" && options.idempotent === true)
   const retried = Effect.suspend(() => {

@@ -12,7 +12,7 @@ import { Effect, Schema } from "effect"
 import type { Request, Response, WorkerInput } from "./EmbeddedWorker.ts"
 
 /** The embedded database did not start. */
-export class EmbeddedStartFailed extends Schema.TaggedError<EmbeddedStartFailed>()("EmbeddedStartFailed", {
+class EmbeddedStartFailed extends Schema.TaggedError<EmbeddedStartFailed>()("EmbeddedStartFailed", {
   detail: Schema.String
 }) {
   override get message() {
@@ -31,11 +31,14 @@ export interface Embedded {
 }
 
 export const make = Effect.fnUntraced(function* (input: WorkerInput) {
-  // The optimising compiler gains a warm PGlite about a tenth, and takes 500 MB for some seconds to get there. Read
-  // when a module is compiled, so it also holds for WebAssembly that this process loads later.
+  // The optimising compiler would make a warm PGlite about a fifth faster, and takes 500 MB for some seconds to get
+  // there. V8 has these for the whole process: other WebAssembly in it runs unoptimised as well.
   v8.setFlagsFromString("--no-wasm-tier-up")
   v8.setFlagsFromString("--no-wasm-dynamic-tiering")
-  const thread = new Thread(input)
+  const runFork = Effect.runForkWith(yield* Effect.context())
+  const thread = new Thread(input, () =>
+    runFork(Effect.logWarning("The embedded database had to be stopped, and is started again"))
+  )
   const session = new Session(thread)
   yield* Effect.addFinalizer(() => Effect.promise(() => thread.close()))
   const version = yield* Effect.tryPromise({
@@ -53,10 +56,7 @@ export const make = Effect.fnUntraced(function* (input: WorkerInput) {
  * How long a statement may go on once its caller has given up: Postgres in a thread cannot be signalled, so past this
  * the thread is stopped, which the database survives as it does a power cut.
  */
-const cancelGraceMillis = 1_000
-
-/** Past this the thread hangs, whatever it does. Migrations and checkpoints are far below. */
-const hangMillis = 120_000
+const cancelGraceMillis = 3_000
 
 const closeMillis = 10_000
 
@@ -89,13 +89,11 @@ class Thread {
   private started: Promise<string> | undefined
   private running: Running | undefined
   private closed = false
-  /** One timer for all, since every statement starts it. */
-  private readonly hang = setTimeout(() => {
-    if (this.running !== undefined) this.stop()
-  }, hangMillis).unref()
+  private readonly onRestart: () => void
 
-  constructor(input: WorkerInput) {
+  constructor(input: WorkerInput, onRestart: () => void) {
     this.input = input
+    this.onRestart = onRestart
   }
 
   /** Resolves to the version of PostgreSQL. */
@@ -113,7 +111,7 @@ class Thread {
       this.take()?.reject(error)
     }
     worker.on("error", ended)
-    worker.on("exit", () => ended(new Error("The database thread ended")))
+    worker.on("exit", () => ended(new Error("The database thread has ended")))
     worker.on("message", (response: Response) => {
       switch (response._tag) {
         case "Started":
@@ -139,14 +137,14 @@ class Thread {
   async exec(message: Uint8Array, onData: (bytes: Uint8Array) => void = () => {}): Promise<void> {
     if (this.started === undefined) {
       // Nothing of a database in memory is left once its thread has ended.
-      if (this.input.dataDir === undefined) throw new Error("The database thread ended")
+      if (this.closed || this.input.dataDir === undefined) throw new Error("The database thread has ended")
+      this.onRestart()
       this.start()
     }
     await this.started
-    if (this.closed || this.worker === undefined) throw new Error("The embedded database is closed")
+    if (this.closed || this.worker === undefined) throw new Error("The database thread has ended")
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     this.running = { onData, resolve, reject }
-    this.hang.refresh()
     this.worker.postMessage({ _tag: "Exec", message } satisfies Request)
     return promise
   }
@@ -181,7 +179,6 @@ class Thread {
     worker.postMessage({ _tag: "Close" } satisfies Request)
     await exit
     clearTimeout(timer)
-    clearTimeout(this.hang)
   }
 }
 

@@ -8,7 +8,7 @@
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { parentPort, workerData } from "node:worker_threads"
-import { PGlite } from "@electric-sql/pglite"
+import { PGlite, type PGliteOptions } from "@electric-sql/pglite"
 import { NodeFS } from "@electric-sql/pglite/nodefs"
 import * as EmbeddedTemplate from "./EmbeddedTemplate.ts"
 
@@ -27,6 +27,9 @@ export type Response =
   | { readonly _tag: "Data"; readonly bytes: Uint8Array }
   | { readonly _tag: "Done"; readonly bytes: Uint8Array }
 
+/** As WASI counts them. */
+const errno = { EINVAL: 28, EIO: 29 }
+
 /**
  * PGlite turns fsync off, and its file system ignores it: what is committed survives the process, not the machine.
  * Here an fsync of Postgres is one of the operating system.
@@ -39,8 +42,15 @@ class DurableFS extends NodeFS {
       (mod: { NODEFS: unknown }) => {
         const { stream_ops } = mod.NODEFS as { stream_ops: Record<string, unknown> }
         stream_ops.fsync = (stream: { readonly nfd: number }) => {
-          fs.fsyncSync(stream.nfd)
-          return 0
+          try {
+            fs.fsyncSync(stream.nfd)
+            return 0
+          } catch (error) {
+            // Not thrown: PGlite would pass over it. Postgres is to know what it has not written.
+            return error instanceof Error && "code" in error && error.code === "EINVAL"
+              ? errno.EINVAL
+              : errno.EIO
+          }
         }
       }
     ]
@@ -81,6 +91,20 @@ const syncTree = (directory: string, files: boolean) => {
   sync(path.dirname(directory))
 }
 
+/** Postgres says on stderr why it does not start; PGlite's own error does not. */
+const create = async (options: PGliteOptions): Promise<PGlite> => {
+  let fatal: string | undefined
+  const onStderr = (text: string) => {
+    fatal ??= /(?:FATAL|PANIC): +(.*)/.exec(text)?.[1]
+    return false
+  }
+  try {
+    return await PGlite.create({ ...options, initDbStartParams: EmbeddedTemplate.initDbParams, onStderr })
+  } catch (error) {
+    throw fatal === undefined ? error : new Error(fatal, { cause: error })
+  }
+}
+
 /** A marker tells a data directory that was left half made by a kill. Nobody has used such a one: it is made anew. */
 const open = async (dataDir: string, useTemplate: boolean): Promise<PGlite> => {
   const marker = `${dataDir}.initializing`
@@ -92,11 +116,7 @@ const open = async (dataDir: string, useTemplate: boolean): Promise<PGlite> => {
     fs.writeFileSync(marker, "")
     unpacked = useTemplate && EmbeddedTemplate.unpack(dataDir)
   }
-  const pg = await PGlite.create({
-    fs: new DurableFS(dataDir),
-    startParams: startParams(true),
-    initDbStartParams: EmbeddedTemplate.initDbParams
-  })
+  const pg = await create({ fs: new DurableFS(dataDir), startParams: startParams(true) })
   if (isNew) {
     syncTree(dataDir, !unpacked)
     fs.rmSync(marker)
@@ -106,9 +126,8 @@ const open = async (dataDir: string, useTemplate: boolean): Promise<PGlite> => {
 
 const openMemory = (useTemplate: boolean): Promise<PGlite> => {
   const template = useTemplate ? EmbeddedTemplate.read() : undefined
-  return PGlite.create({
+  return create({
     startParams: startParams(false),
-    initDbStartParams: EmbeddedTemplate.initDbParams,
     ...(template === undefined ? {} : { loadDataDir: new Blob([template]) })
   })
 }

@@ -40,7 +40,7 @@ export interface Applied {
 }
 
 /** The repository's own. */
-export const directory = fileURLToPath(new URL("../../migrations", import.meta.url))
+const directory = fileURLToPath(new URL("../../migrations", import.meta.url))
 
 const fileName = /^(\d{4})_([a-z0-9]+(?:_[a-z0-9]+)*)\.(up|down)\.sql$/
 

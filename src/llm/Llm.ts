@@ -170,7 +170,9 @@ export class Llm extends Context.Service<
           firstToken: llm.firstTokenTimeout,
           betweenTokens: llm.tokenTimeout,
           total: llm.totalTimeout
-        }
+        },
+        retries: llm.retries,
+        breaker: llm.breaker
       })
     )
   ).pipe(Layer.provide(CircuitBreaker.layerStoreMemory()))

@@ -163,7 +163,7 @@ const wholeParts = ({ calls, text }: Answer): Array<Response.PartEncoded> => [
   finish(calls)
 ]
 
-export const make = Effect.gen(function* () {
+const make = Effect.gen(function* () {
   const model = yield* LanguageModel.make({
     generateText: (options) => Effect.sync(() => wholeParts(answerTo(options))),
     streamText: (options) => Stream.suspend(() => Stream.fromIterable(streamParts(answerTo(options))))

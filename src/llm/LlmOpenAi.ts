@@ -27,15 +27,21 @@ const maxKeptModels = 64
  *
  * A URL without a path gets `/v1`, where every compatible server answers. A path is taken to be what the server's manual
  * says (`/v1`, `/api/v1`, `/v1beta/openai`, `/openai/deployments/…`) and stays, less a closing slash. A pasted
- * `/chat/completions` is taken off. Without a URL: OpenAI's own.
+ * `/chat/completions` is taken off. A query, such as Azure's `api-version`, goes with each request (`queryOf`). Without a
+ * URL: OpenAI's own.
  */
 export const normalizeBaseUrl = (url: string | undefined): string => {
   if (url === undefined) return "https://api.openai.com/v1"
   const parsed = new URL(url)
   const path = parsed.pathname.replace(/\/+$/, "").replace(/\/chat\/completions$/, "")
   parsed.pathname = path === "" ? "/v1" : path
+  parsed.search = ""
+  parsed.hash = ""
   return parsed.toString().replace(/\/$/, "")
 }
+
+const queryOf = (url: string | undefined): Record<string, string> =>
+  url === undefined ? {} : Object.fromEntries(new URL(url).searchParams)
 
 /** An answer on its way, and what to do with its connection when nobody reads on. */
 interface Exchange {
@@ -58,6 +64,7 @@ export const make = Effect.fnUntraced(function* (
   const apiKey = config.apiKey === undefined ? undefined : Redacted.value(config.apiKey)
   const client = new OpenAI({
     baseURL,
+    defaultQuery: queryOf(config.baseUrl),
     // The package insists on a key. Local servers need none, so none is sent.
     apiKey: apiKey ?? "none",
     ...(apiKey === undefined ? { defaultHeaders: { Authorization: null } } : {}),

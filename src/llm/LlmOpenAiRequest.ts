@@ -105,7 +105,7 @@ const assistantMessages = (message: Prompt.AssistantMessage): ReadonlyArray<Chat
 }
 
 /** The messages of a prompt, in OpenAI's terms. */
-export const toMessages = (prompt: Prompt.Prompt): Array<ChatCompletionMessageParam> =>
+const toMessages = (prompt: Prompt.Prompt): Array<ChatCompletionMessageParam> =>
   prompt.content.flatMap((message): ReadonlyArray<ChatCompletionMessageParam> => {
     switch (message.role) {
       case "system":

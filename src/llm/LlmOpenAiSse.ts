@@ -12,7 +12,7 @@ import { StringDecoder } from "node:string_decoder"
  */
 const maxEventLength = 10 * 1024 * 1024
 
-export class SseTooLong extends Error {
+class SseTooLong extends Error {
   override readonly name = "SseTooLong"
   constructor() {
     super(`An event of the stream is longer than ${maxEventLength} characters`)

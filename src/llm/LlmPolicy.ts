@@ -152,16 +152,13 @@ export const make = Effect.fnUntraced(function* (options: LlmPolicyOptions) {
         })
       ),
       breaker.execute({ key: candidate.model, classify: outcomeOf }),
-      Effect.catchTag("CircuitBreakerError", (error) =>
-        Effect.fail(
-          new AttemptFailed({
-            reason: lastReasons.get(candidate.model) ?? "server_error",
-            isRetryable: false,
-            isUnhealthy: true,
-            cause: error
-          })
+      Effect.catchTag("CircuitBreakerError", (error) => {
+        const reason = lastReasons.get(candidate.model) ?? "server_error"
+        return Effect.andThen(
+          spanEvent("llm.shed", { model: candidate.model, reason }),
+          Effect.fail(new AttemptFailed({ reason, isRetryable: false, isUnhealthy: true, cause: error }))
         )
-      )
+      })
     )
 
   /** The first model of the plan that begins to answer. `asked` follows along, for the failure that cuts it short. */

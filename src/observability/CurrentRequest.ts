@@ -1,5 +1,5 @@
 /**
- * Owns the ids of the request being answered, for whatever runs under it: turns, logs, problems.
+ * Owns what is known of the request being answered, for whatever runs under it: turns, logs, problems.
  */
 import { Context } from "effect"
 

@@ -51,8 +51,15 @@ export const traceSpansDropped = Metric.counter("trace_spans_dropped_total", {
   incremental: true
 })
 
+/** Told by the driver through its spans: it does not tell its pool's state. */
+export const dbConnectionWait = Metric.histogram("db_connection_wait_seconds", {
+  description: "How long statements waited for a connection of the pool, in seconds",
+  boundaries: [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5]
+})
+
 const openTurns = Metric.gauge("turns_open", { description: "Turns accepted and not ended" })
 const openStreams = Metric.gauge("streams_open", { description: "Event streams being sent, by transport" })
+const poolSize = Metric.gauge("db_pool_size", { description: "Connections the database pool may open" })
 const loopDelay = Metric.gauge("nodejs_eventloop_delay_seconds", {
   description: "Event-loop delay since the last scrape, by quantile"
 })
@@ -63,11 +70,23 @@ const gcSeconds = Metric.counter("nodejs_gc_seconds_total", {
   incremental: true
 })
 
+const methods = new Set(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+const switchingProtocols = 101
+/** As nginx counts what nobody waited for to the end. */
+const clientClosedRequest = 499
+
 /** What is counted of the things that happen all the time, without a fiber in between. */
 export class Metrics extends Context.Service<
   Metrics,
   {
-    readonly request: (route: string, method: string, status: number, seconds: number) => void
+    readonly request: (request: {
+      /** The pattern of the endpoint; `undefined`: there is none. */
+      readonly route: string | undefined
+      readonly method: string
+      /** `undefined`: the client went away before. */
+      readonly status: number | undefined
+      readonly seconds: number
+    }) => void
     readonly turnEnded: (turn: {
       readonly outcome: string
       readonly seconds: number
@@ -92,7 +111,7 @@ export class Metrics extends Context.Service<
 }
 
 const make = Effect.gen(function* () {
-  const { llm, prices } = yield* AppConfig
+  const { databasePoolSize, databaseUrl, llm, prices } = yield* AppConfig
   const context = yield* Effect.context<never>()
   const models = new Set(
     [llm.model, llm.modelFast, llm.modelCreative, ...llm.fallbackModels, "offline"].filter(
@@ -123,14 +142,17 @@ const make = Effect.gen(function* () {
     openStreams: series(openStreams)
   }
   const streams = { sse: 0, websocket: 0 }
+  series(poolSize)(databaseUrl === undefined ? 1 : databasePoolSize)
   record.openTurns(0)
   record.openStreams(0, { transport: "sse" })
   record.openStreams(0, { transport: "websocket" })
 
   return Metrics.of({
-    request: (route, method, status, seconds) => {
-      record.requests(1, { route, method, status: String(status) })
-      record.duration(seconds, { route, method })
+    request: ({ method, route = "unmatched", seconds, status }) => {
+      const known = methods.has(method) ? method : "other"
+      record.requests(1, { route, method: known, status: String(status ?? clientClosedRequest) })
+      // A WebSocket's request lasts as long as its connection.
+      if (status !== switchingProtocols) record.duration(seconds, { route, method: known })
     },
     turnEnded: ({ firstDeltaSeconds, outcome, seconds }) => {
       record.turns(1, { outcome })

@@ -6,6 +6,7 @@
  */
 import { createHash } from "node:crypto"
 import { Cause, type Context, Exit, Option, type Tracer } from "effect"
+import { GenAi } from "./GenAi.ts"
 import { SpanName } from "./SpanName.ts"
 
 /** What is told of a span when it has ended. */
@@ -30,6 +31,8 @@ export interface SpanRules {
   /** From how many milliseconds a span of this name is slow. */
   readonly slowAfter: (name: string) => number
   readonly onEnd: (span: EndedSpan) => void
+  /** How long a statement waited for a connection of the pool. */
+  readonly onConnectionWait: (millis: number) => void
 }
 
 /** What an exporter sees of a failure: its kind and a clean message, no stack and no cause. */
@@ -72,17 +75,48 @@ const fingerprintOf = (sql: string) => {
   return made
 }
 
-/** Attributes whose values are ours, or ids: no secret gets there, and looking for one costs more than the span. */
-const isPlain = (key: string) =>
-  key.startsWith("gen_ai.") || key.startsWith("db.") || key.endsWith("_id") || key === "http.route"
+/** What is done with an attribute, told by its key. Keys are few, and this runs for every attribute of every span. */
+type Treatment = "keep" | "redact" | "drop" | "query" | "wait"
 
-/** Attributes that repeat what another says, or quote what must not be quoted. */
-const dropped = new Set(["code.stacktrace", "parameters"])
+/** Repeat what another says, quote what must not be quoted, or tell who somebody is. */
+const dropped = new Set(["code.stacktrace", "parameters", "effect.sql.method", "url.query", "client.address"])
+
+/** Values that are ours: no secret gets there, and looking for one costs more than the span. */
+const isPlain = (key: string) =>
+  key.endsWith("_id") ||
+  key.startsWith("db.") ||
+  ["http.route", "http.request.method", "url.scheme", "server.address", "error.type"].includes(key) ||
+  (key.startsWith("gen_ai.") && !content.has(key))
+
+const content = new Set<string>([GenAi.inputMessages, GenAi.outputMessages, GenAi.toolCallArguments])
+
+const treatments = new Map<string, Treatment>()
+
+const treatmentOf = (key: string): Treatment => {
+  const known = treatments.get(key)
+  if (known !== undefined) return known
+  const made =
+    key === "db.query.text"
+      ? "query"
+      : key === "db.client.connection.wait_time_ms"
+        ? "wait"
+        : dropped.has(key)
+          ? "drop"
+          : isPlain(key)
+            ? "keep"
+            : "redact"
+  if (treatments.size < 1000) treatments.set(key, made)
+  return made
+}
+
+/** The driver knows them only where they are not in the URL, and says `localhost` for all others. */
+const isDriversGuess = (key: string) => key.startsWith("server.") || key === "db.namespace"
 
 export class RecordedSpan implements Tracer.Span {
   readonly _tag = "Span"
   readonly #inner: Tracer.Span
   readonly #rules: SpanRules
+  #isQuery = false
   name: string
   sessionId: string | undefined
   turnId: string | undefined
@@ -127,14 +161,36 @@ export class RecordedSpan implements Tracer.Span {
   }
 
   attribute(key: string, value: unknown): void {
-    if (!this.sampled || dropped.has(key)) return
-    if (key === "db.query.text" && typeof value === "string") {
-      this.#asQuery(value)
+    const treatment = treatmentOf(key)
+    if (treatment === "wait" && typeof value === "number") this.#rules.onConnectionWait(value)
+    if (!this.sampled || treatment === "drop") return
+    if (treatment === "query") {
+      if (typeof value === "string") this.#asQuery(value)
       return
     }
-    if (key === "session_id" && typeof value === "string") this.sessionId = value
-    if (key === "turn_id" && typeof value === "string") this.#ofTurn(value)
-    this.#inner.attribute(key, typeof value === "string" && !isPlain(key) ? this.#rules.redact(value) : value)
+    if (key === "url.full") {
+      if (typeof value === "string") this.#asUrl(value)
+      return
+    }
+    if (key === "db.system.name") this.#isQuery = true
+    if (this.#isQuery && isDriversGuess(key)) return
+    if (typeof value === "string") {
+      if (key === "session_id") this.sessionId = value
+      else if (key === "turn_id") this.#ofTurn(value)
+      else if (key === "http.route" && this.kind === "server") this.rename(`${this.#inner.name} ${value}`)
+    }
+    this.#inner.attribute(key, treatment === "redact" ? this.#redacted(value) : value)
+  }
+
+  #redacted(value: unknown): unknown {
+    if (typeof value === "string") return this.#rules.redact(value)
+    return Array.isArray(value) ? value.map((item) => this.#redacted(item)) : value
+  }
+
+  /** Without the query, where a message may be. A server's span has the rest in other attributes. */
+  #asUrl(url: string) {
+    if (this.kind === "server") return
+    this.#inner.attribute("url.full", this.#rules.redact(url.split("?", 1)[0] ?? url))
   }
 
   /** The request that asked for the turn is part of its story. */
@@ -164,7 +220,10 @@ export class RecordedSpan implements Tracer.Span {
   }
 
   event(name: string, startTime: bigint, attributes?: Record<string, unknown>): void {
-    this.#inner.event(name, startTime, attributes)
+    const clean =
+      attributes &&
+      Object.fromEntries(Object.entries(attributes).map(([key, value]) => [key, this.#redacted(value)]))
+    this.#inner.event(name, startTime, clean)
   }
 
   addLinks(links: ReadonlyArray<Tracer.SpanLink>): void {

@@ -7,13 +7,16 @@ import { AppConfig, type Settings } from "../Config.ts"
 
 const blot = "[redacted]"
 
-/** Forms that credentials come in, whoever's they are. */
+/**
+ * Forms that credentials come in, whoever's they are. Runs that may begin anywhere are bounded: else the time would grow
+ * with the square of the length, and clients choose the length (of an address, 64 KiB).
+ */
 const forms: ReadonlyArray<readonly [form: RegExp, kept: string]> = [
   // The user and password of a URL, such as a database's.
-  [/([a-z][a-z0-9+.-]*:\/\/)[^\s/@:]*:[^\s/@]+@/gi, `$1${blot}@`],
+  [/([a-z][a-z0-9+.-]{0,30}:\/\/)[^\s/@:]*:[^\s/@]+@/gi, `$1${blot}@`],
   [/\b(bearer|basic|apikey)\s+[a-z0-9._~+/=-]{8,}/gi, `$1 ${blot}`],
   [/\b(?:sk|pk|tvly|xox[a-z]|gh[a-z])[-_][a-z0-9_-]{8,}/gi, blot],
-  [/\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*/g, blot],
+  [/\beyJ[\w-]{8,2000}\.[\w-]{8,}\.[\w-]*/g, blot],
   [
     /((?:api[-_]?key|x-api-key|access[-_]?token|refresh[-_]?token|token|secret|password|passwd|pwd|authorization)["']?\s*[=:]\s*["']?)[^\s"'&,;}]{3,}/gi,
     `$1${blot}`

@@ -17,10 +17,12 @@ import {
   type SpanExporter,
   TraceIdRatioBasedSampler
 } from "@opentelemetry/sdk-trace-base"
-import { Clock, Duration, Effect, Layer, Metric, Option, Tracer } from "effect"
+import { Clock, Context, Duration, Effect, Layer, Metric, Option, Tracer } from "effect"
+import { HttpMiddleware } from "effect/http"
+import { Statement } from "effect/sql"
 import { AppConfig, type TracingSettings } from "../Config.ts"
 import { version } from "../version.ts"
-import { traceExports } from "./Metrics.ts"
+import { dbConnectionWait, traceExports } from "./Metrics.ts"
 import { type EndedSpan, isSameWork, MergedSpan, RecordedSpan } from "./RecordedSpan.ts"
 import { Redaction } from "./Redaction.ts"
 import { SpanName } from "./SpanName.ts"
@@ -33,6 +35,8 @@ const maxQueue = 4096
 const batchSize = 512
 
 const warnEvery = 60_000
+
+const nothing = Context.empty()
 
 const samplerOf = ({ sampler, samplerRatio }: TracingSettings): Sampler => {
   const ratio = new TraceIdRatioBasedSampler(samplerRatio)
@@ -72,6 +76,9 @@ const exporterTo = (
       }
     }
   )
+
+/** Asked every few seconds for as long as the server lives: they would crowd out the turns. */
+const isProbe = (url: string) => /^\/(?:metrics|api\/v1\/health(?:\/live|\/ready)?)\/?(?:\?|$)/i.test(url)
 
 const slowThresholds = ({ slow }: TracingSettings) => {
   const model = Duration.toMillis(slow.model)
@@ -138,7 +145,8 @@ const make = Effect.gen(function* () {
     onEnd: (span: EndedSpan) => {
       store.add(span)
       if (span.slow) warnSlow(span)
-    }
+    },
+    onConnectionWait: (millis: number) => dbConnectionWait.updateUnsafe(millis / 1000, nothing)
   }
 
   const layerTracer = Layer.effect(
@@ -156,7 +164,12 @@ const make = Effect.gen(function* () {
       })
     )
   )
-  return layerTracer.pipe(
+  return Layer.mergeAll(
+    layerTracer,
+    Layer.succeed(HttpMiddleware.TracerDisabledWhen, ({ url }) => isProbe(url)),
+    // So that the driver says how long a statement waited for its connection.
+    Layer.succeed(Statement.SpanPropagationEnabled, true)
+  ).pipe(
     Layer.provide(OtelTracer.layerTracer),
     Layer.provide(
       NodeSdk.layerTracerProvider(processor, {

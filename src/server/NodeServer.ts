@@ -30,7 +30,7 @@ const problemOf = (code: string | undefined): ProblemFields => {
         status: 400,
         code: "VALIDATION_ERROR",
         title: "Bad Request",
-        detail: "The request could not be read: it is not valid HTTP.",
+        detail: "request: is not valid HTTP",
         errors: [{ field: "request", message: "is not valid HTTP" }]
       }
   }

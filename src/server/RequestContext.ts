@@ -4,7 +4,7 @@
  *
  * Does not know endpoints: theirs are the problems in `api/Problems.ts`.
  */
-import { Cause, Context, Effect, Exit, Layer, Option, Predicate, Tracer } from "effect"
+import { Cause, Clock, Effect, Exit, Layer, Option, Predicate, Tracer } from "effect"
 import {
   HttpRouter,
   HttpServerError,
@@ -15,22 +15,11 @@ import {
 import { HttpApiError } from "effect/http-api"
 import { type FieldIssue, ValidationProblem } from "../api/Problems.ts"
 import { Problems } from "../api/Security.ts"
+import { CurrentRequest, type RequestIds } from "../observability/CurrentRequest.ts"
+import { Metrics } from "../observability/Metrics.ts"
 import { fieldIssuesOf, sentenceOf } from "./fieldIssues.ts"
 import { type ProblemFields, problemResponse } from "./problemResponse.ts"
 import { refusesHead, unroutable, withSemicolons } from "./RouteTable.ts"
-
-export interface RequestIds {
-  /** The caller's, or minted. */
-  readonly requestId: string
-  readonly traceId: string
-  readonly spanId: string
-  readonly sampled: boolean
-}
-
-/** The ids of the request being answered. */
-export const CurrentRequest = Context.Reference<RequestIds>("voice-agent/server/CurrentRequest", {
-  defaultValue: () => ({ requestId: "", traceId: "", spanId: "", sampled: false })
-})
 
 export const randomHex = (digits: 16 | 32) => crypto.randomUUID().replaceAll("-", "").slice(0, digits)
 
@@ -124,7 +113,7 @@ const asProblem = (response: HttpServerResponse.HttpServerResponse, ids: Request
 const isReport = (response: HttpServerResponse.HttpServerResponse) =>
   response.body._tag !== "Empty" && response.body.contentType?.startsWith("application/json") === true
 
-export const traceparent = (ids: Omit<RequestIds, "requestId">) =>
+export const traceparent = (ids: Pick<RequestIds, "traceId" | "spanId" | "sampled">) =>
   `00-${ids.traceId}-${ids.spanId}-${ids.sampled ? "01" : "00"}`
 
 const withHeaders = (response: HttpServerResponse.HttpServerResponse, ids: RequestIds) => {
@@ -143,50 +132,77 @@ const isClientAbort = (cause: Cause.Cause<unknown>) =>
     (reason) => Cause.isInterruptReason(reason) && reason.annotations.has(HttpServerError.ClientAbort.key)
   )
 
+/** Tells which endpoint answers. Around every route, and nothing else. */
+export const layerRoute = HttpRouter.middleware((handler) =>
+  Effect.flatMap(HttpRouter.RouteContext, ({ route }) =>
+    Effect.flatMap(CurrentRequest, (ids) => {
+      ids.route = route.path
+      return handler
+    })
+  )
+).layer
+
+/** Where there is no server span, the caller's trace, or a new one, is named all the same. */
+const continued = (request: HttpServerRequest.HttpServerRequest) =>
+  Tracer.externalSpan({
+    traceId: Option.match(HttpTraceContext.w3c(request.headers), {
+      onNone: () => randomHex(32),
+      onSome: (incoming) => incoming.traceId
+    }),
+    spanId: randomHex(16),
+    sampled: false
+  })
+
 /** Around every request, matched or not. */
 export const layerRequestContext = HttpRouter.middleware(
-  (handler) =>
-    Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) =>
-      Effect.flatMap(Effect.option(Effect.currentParentSpan), (parent) => {
-        // Without a tracer there is no server span, and the caller's trace, or a new one, is continued all the same.
-        const span = Option.getOrElse(parent, () =>
-          Tracer.externalSpan({
-            traceId: Option.match(HttpTraceContext.w3c(request.headers), {
-              onNone: () => randomHex(32),
-              onSome: (incoming) => incoming.traceId
-            }),
-            spanId: randomHex(16)
-          })
-        )
-        const ids: RequestIds = {
-          requestId: requestIdOf(request),
-          traceId: span.traceId,
-          spanId: span.spanId,
-          sampled: span.sampled
-        }
-        if (refusesHead(request.method, request.url)) {
-          return Effect.succeed(
-            withHeaders(problemResponse(unroutable(request.method, request.url), ids), ids)
+  Effect.gen(function* () {
+    const metrics = yield* Metrics
+    const clock = yield* Clock.Clock
+    return (handler) =>
+      Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) =>
+        Effect.flatMap(Effect.option(Effect.currentParentSpan), (parent) => {
+          const startedAt = clock.monotonicTimeNanosUnsafe()
+          const span = Option.getOrElse(parent, () => continued(request))
+          const ids: RequestIds = {
+            requestId: requestIdOf(request),
+            traceId: span.traceId,
+            spanId: span.spanId,
+            sampled: span.sampled,
+            method: request.method,
+            route: undefined
+          }
+          const url = withSemicolons(request.url)
+          const answered = refusesHead(request.method, request.url)
+            ? Effect.succeed(problemResponse(unroutable(request.method, request.url), ids))
+            : Effect.exit(handler).pipe(
+                Effect.flatMap((exit) => {
+                  if (Exit.isSuccess(exit)) return Effect.succeed(asProblem(exit.value, ids))
+                  return isClientAbort(exit.cause) ? exit : failureResponse(request, ids, exit.cause)
+                })
+              )
+          return answered.pipe(
+            Effect.map((response) => withHeaders(response, ids)),
+            Effect.onExit((exit) =>
+              Effect.sync(() =>
+                metrics.request({
+                  route: ids.route,
+                  method: request.method,
+                  status: Exit.isSuccess(exit) ? exit.value.status : undefined,
+                  seconds: Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e9
+                })
+              )
+            ),
+            (answer) =>
+              url === request.url
+                ? answer
+                : Effect.provideService(answer, HttpServerRequest.HttpServerRequest, request.modify({ url })),
+            Effect.provideService(CurrentRequest, ids),
+            Effect.provideService(Tracer.ParentSpan, span),
+            (answer) => (Option.isNone(parent) ? Effect.withTracerEnabled(answer, false) : answer)
           )
-        }
-        const url = withSemicolons(request.url)
-        return Effect.exit(handler).pipe(
-          Effect.flatMap((exit) => {
-            if (Exit.isSuccess(exit)) return Effect.succeed(withHeaders(asProblem(exit.value, ids), ids))
-            if (isClientAbort(exit.cause)) return exit
-            return Effect.map(failureResponse(request, ids, exit.cause), (response) =>
-              withHeaders(response, ids)
-            )
-          }),
-          (answer) =>
-            url === request.url
-              ? answer
-              : Effect.provideService(answer, HttpServerRequest.HttpServerRequest, request.modify({ url })),
-          Effect.provideService(CurrentRequest, ids),
-          Effect.provideService(Tracer.ParentSpan, span)
-        )
-      })
-    ),
+        })
+      )
+  }),
   { global: true }
 )
 

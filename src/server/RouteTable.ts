@@ -16,8 +16,9 @@ interface Route {
 const methodsOf = (method: string, isStream: boolean): ReadonlyArray<string> =>
   method === "GET" && !isStream ? ["GET", "HEAD"] : [method]
 
+/** Case does not matter to the router either. */
 const pattern = (path: string) =>
-  new RegExp(`^${path.replaceAll(".", "\\.").replaceAll(/:\w+/g, "[^/]+")}/?$`)
+  new RegExp(`^${path.replaceAll(".", "\\.").replaceAll(/:\w+/g, "[^/]+")}/?$`, "i")
 
 const routes: ReadonlyArray<Route> = (() => {
   const found: Array<Route> = []

@@ -3,6 +3,7 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import * as readline from "node:readline"
+import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as DataDirLock from "../../src/db/DataDirLock.ts"
@@ -37,11 +38,13 @@ const taken = (directory: string) => Effect.scoped(DataDirLock.acquire(directory
 /** The id of a process that has ended. */
 const endedPid = () => spawnSync(process.execPath, ["--version"]).pid
 
+const lockTaker = fileURLToPath(new URL("./LockTaker.ts", import.meta.url))
+
 /** A `LockTaker.ts`, killed with the scope. */
 const taker = (directory: string) =>
   Effect.map(
     Effect.acquireRelease(
-      Effect.sync(() => spawn(process.execPath, [path.join(import.meta.dirname, "LockTaker.ts"), directory])),
+      Effect.sync(() => spawn(process.execPath, [lockTaker, directory])),
       (child) => Effect.sync(() => child.kill("SIGKILL"))
     ),
     (child) => {

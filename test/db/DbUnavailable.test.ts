@@ -1,9 +1,12 @@
-import { assert, describe, it } from "@effect/vitest"
-import { Cause, Duration, Effect, Exit, Fiber, Ref, Tracer } from "effect"
+import { assert, describe, it, vi } from "@effect/vitest"
+import { Cause, Deferred, Duration, Effect, Exit, Fiber, Ref, Tracer } from "effect"
 import { SqlClient, SqlError } from "effect/sql"
 import { TestClock } from "effect/testing"
 import * as Db from "../../src/db/Db.ts"
 import * as TestDb from "../support/TestDb.ts"
+
+// A database takes half a second to start, and much more on a machine that is busy.
+vi.setConfig({ testTimeout: 60_000 })
 
 const sqlError = (reason: SqlError.SqlErrorReason) => new SqlError.SqlError({ reason })
 
@@ -102,6 +105,36 @@ describe("guard", () => {
   )
 })
 
+describe("guard, out of time,", () => {
+  it.effect("does not wait for what takes long to give up, but has it give up", () =>
+    Effect.gen(function* () {
+      const ended = yield* Deferred.make<void>()
+      const reluctant = Effect.onInterrupt(Effect.never, () =>
+        Effect.andThen(Effect.sleep("1 minute"), Deferred.succeed(ended, undefined))
+      )
+      const fiber = yield* Effect.forkChild(Effect.exit(Db.guard(reluctant)))
+      yield* TestClock.adjust("5 seconds")
+      assert.strictEqual(unavailable(yield* Fiber.join(fiber)), "timeout")
+      yield* TestClock.adjust("1 minute")
+      yield* Deferred.await(ended)
+    })
+  )
+
+  it.effect("waits for its end where the caller is interrupted", () =>
+    Effect.gen(function* () {
+      const ended = yield* Ref.make(false)
+      const fiber = yield* Effect.forkChild(
+        Db.guard(
+          Effect.onInterrupt(Effect.never, () => Effect.andThen(Effect.yieldNow, Ref.set(ended, true)))
+        )
+      )
+      yield* Effect.yieldNow
+      yield* Fiber.interrupt(fiber)
+      assert.isTrue(yield* Ref.get(ended))
+    })
+  )
+})
+
 describe("retrying", () => {
   it.effect("runs conflicts, deadlocks and refused connections again, whatever the effect does", () =>
     Effect.gen(function* () {
@@ -154,11 +187,11 @@ describe("retrying", () => {
       const fiber = yield* Effect.forkChild(Db.retrying(run))
       for (const [millis, expected] of [
         [39, 1],
-        [21, 2], // 60: the first one is over, at the latest
-        [59, 2],
-        [61, 3], // 180
-        [139, 3],
-        [101, 4] // 420
+        [21, 2], // at 60, the latest for the second run
+        [59, 2], // at 119, just before the earliest for the third
+        [61, 3], // at 180, the latest
+        [99, 3], // at 279, just before the earliest for the fourth
+        [141, 4] // at 420, the latest
       ] as const) {
         yield* TestClock.adjust(Duration.millis(millis))
         assert.strictEqual(yield* runs, expected)

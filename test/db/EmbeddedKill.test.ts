@@ -3,6 +3,7 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import * as readline from "node:readline"
+import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 
@@ -13,7 +14,7 @@ interface Life {
   readonly errors: string
 }
 
-const writer = path.join(import.meta.dirname, "Writer.ts")
+const writer = fileURLToPath(new URL("./Writer.ts", import.meta.url))
 
 /** Starts a writer and signals it once it has committed `commits` numbers. Resolves once it has ended. */
 const live = (dataDir: string, signal: NodeJS.Signals, commits: number) =>

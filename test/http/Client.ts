@@ -53,7 +53,9 @@ export const call = (
   )
 
 /** Writes bytes on a connection of its own. Answers what came back until the server closed it. */
-export const exchange = (...pieces: ReadonlyArray<string | Uint8Array>): Effect.Effect<string, never, TestServer> =>
+export const exchange = (
+  ...pieces: ReadonlyArray<string | Uint8Array>
+): Effect.Effect<string, never, TestServer> =>
   Effect.flatMap(TestServer, ({ url }) =>
     Effect.callback<string>((resume) => {
       let received = ""
@@ -91,7 +93,10 @@ export const readAnswer = (wire: string): Answer => {
   return {
     status: Number(statusLine.split(" ")[1]),
     headers: new Headers(
-      lines.map((line): [string, string] => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1)])
+      lines.map((line): [string, string] => [
+        line.slice(0, line.indexOf(":")),
+        line.slice(line.indexOf(":") + 1)
+      ])
     ),
     text,
     body: parse(text)
@@ -120,6 +125,9 @@ const problemKeys = ["detail", "error_code", "request_id", "status", "title", "t
 /** Things of the inside that no client should see. */
 const inside = /node_modules|\.ts:\d|\.js:\d|\n\s+at |Error:|SqlError|postgres|undefined|\[object/i
 
+/** No answer may hold it. */
+export const secret = "sk-never-to-be-told"
+
 /** Holds an answer against the contract's form for errors. */
 export const assertProblem = (answer: Answer, expected: ExpectedProblem) => {
   const { body, headers, status, text } = answer
@@ -127,15 +135,22 @@ export const assertProblem = (answer: Answer, expected: ExpectedProblem) => {
   assert.strictEqual(headers.get("content-type"), "application/problem+json")
   const traceId = assertIds(answer)
   const isValidation = expected.code === "VALIDATION_ERROR"
-  assert.deepStrictEqual(Object.keys(body).sort(), isValidation ? [...problemKeys, "errors"].sort() : problemKeys)
+  assert.deepStrictEqual(
+    Object.keys(body).sort(),
+    isValidation ? [...problemKeys, "errors"].sort() : problemKeys
+  )
   assert.strictEqual(body.status, status)
   assert.strictEqual(body.error_code, expected.code)
-  assert.strictEqual(body.type, `urn:voice-agent-api:problem:${expected.code.toLowerCase().replaceAll("_", "-")}`)
+  assert.strictEqual(
+    body.type,
+    `urn:voice-agent-api:problem:${expected.code.toLowerCase().replaceAll("_", "-")}`
+  )
   assert.isNotEmpty(body.title)
   assert.isNotEmpty(body.detail)
   assert.strictEqual(body.request_id, headers.get("x-request-id"))
   assert.strictEqual(body.trace_id, traceId)
   assert.notMatch(text, inside)
+  assert.notInclude(text, secret)
   if (!isValidation) return
   assert.deepStrictEqual(
     body.errors.map((issue: Json) => issue.field),
@@ -148,7 +163,7 @@ export const assertProblem = (answer: Answer, expected: ExpectedProblem) => {
   }
 }
 
-/** The server goes on serving: a turn, with its history kept. */
+/** The server goes on serving. */
 export const assertServing = Effect.gen(function* () {
   const { body, status } = yield* call("/api/v1/health/ready")
   assert.deepStrictEqual({ body, status }, { body: { status: "ready" }, status: 200 })

@@ -47,7 +47,14 @@ const tool: Shape = {
   name: "text",
   description: "text",
   parameters: [
-    { name: "text", type: "text", description: "text", required: "boolean", default: "any", enum: "list|null" }
+    {
+      name: "text",
+      type: "text",
+      description: "text",
+      required: "boolean",
+      default: "any",
+      enum: "list|null"
+    }
   ]
 }
 

@@ -22,7 +22,8 @@ const types = {
   object: (value: unknown) => typeof value === "object" && value !== null && !Array.isArray(value),
   list: (value: unknown) => Array.isArray(value),
   any: () => true,
-  timestamp: (value: unknown) => typeof value === "string" && isIso.test(value) && !Number.isNaN(Date.parse(value))
+  timestamp: (value: unknown) =>
+    typeof value === "string" && isIso.test(value) && !Number.isNaN(Date.parse(value))
 }
 
 type TypeName = keyof typeof types | `${keyof typeof types}|null`

@@ -20,7 +20,8 @@ const routes: ReadonlyArray<{ readonly method: string; readonly path: string; re
   { method: "GET", path: "/api/v1/chat/stream?message=Hello" },
   { method: "DELETE", path: "/api/v1/session/nobody" },
   { method: "GET", path: "/api/v1/chat/ws" },
-  { method: "GET", path: "/ws" }
+  { method: "GET", path: "/ws" },
+  { method: "GET", path: "/metrics" }
 ]
 
 const server = TestServer.layer(() => Reply.text("Hello there."), {
@@ -33,7 +34,14 @@ layer(server, { excludeTestServices: true })("with API keys and origins", (it) =
     const open = isOpen(route.path.slice("/api/v1".length))
     it.effect(`${route.method} ${route.path} ${open ? "needs no key" : "needs a key"}`, () =>
       Effect.gen(function* () {
-        for (const wrong of [undefined, "", "key-one-of-tw", "key-one-of-two2", keys.join(", "), "KEY-ONE-OF-TWO"]) {
+        for (const wrong of [
+          undefined,
+          "",
+          "key-one-of-tw",
+          "key-one-of-two2",
+          keys.join(", "),
+          "KEY-ONE-OF-TWO"
+        ]) {
           const answer = yield* call(route.path, {
             ...route,
             headers: wrong === undefined ? {} : { "x-api-key": wrong }
@@ -56,15 +64,17 @@ layer(server, { excludeTestServices: true })("with API keys and origins", (it) =
 
   it.effect("a WebSocket handshake needs a key", () =>
     Effect.gen(function* () {
-      const handshake = (key: string) =>
-        `GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${key}\r\n`
-      const close = new Uint8Array([0x88, 0x80, 0, 0, 0, 0])
-      const refused = readAnswer(yield* exchange(`GET /ws HTTP/1.0\r\n\r\n`))
-      assertProblem(refused, { status: 401, code: "UNAUTHORIZED" })
-      const accepted = yield* exchange(handshake(`X-API-Key: ${keys[0]}\r\n`), close)
-      assert.match(accepted, /^HTTP\/1\.1 101 /)
-      const closed = yield* exchange(handshake("Connection: close\r\n"))
-      assertProblem(readAnswer(closed), { status: 401, code: "UNAUTHORIZED" })
+      const handshake = (path: string, key: string) =>
+        `GET ${path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${key}\r\n`
+      const closeFrame = new Uint8Array([0x88, 0x80, 0, 0, 0, 0])
+      for (const path of ["/ws", "/api/v1/chat/ws"]) {
+        for (const key of ["", "X-API-Key: wrong\r\n"]) {
+          const refused = readAnswer(yield* exchange(handshake(path, key)))
+          assertProblem(refused, { status: 401, code: "UNAUTHORIZED" })
+        }
+        const accepted = yield* exchange(handshake(path, `X-API-Key: ${keys[0]}\r\n`), closeFrame)
+        assert.match(accepted, /^HTTP\/1\.1 101 /)
+      }
     })
   )
 
@@ -120,7 +130,12 @@ layer(server, { excludeTestServices: true })("with API keys and origins", (it) =
 
   it.effect("pages of other origins may not", () =>
     Effect.gen(function* () {
-      for (const origin of ["https://evil.example", "null", "https://app.example.evil", "https://APP.example/"]) {
+      for (const origin of [
+        "https://evil.example",
+        "null",
+        "https://app.example.evil",
+        "https://APP.example/"
+      ]) {
         for (const method of ["OPTIONS", "GET"]) {
           const { headers } = yield* call("/api/v1/health/live", {
             method,
@@ -133,9 +148,12 @@ layer(server, { excludeTestServices: true })("with API keys and origins", (it) =
   )
 })
 
-layer(TestServer.layer(() => Reply.text("Hello there."), { CORS_ORIGINS: "https://app.example" }), {
-  excludeTestServices: true
-})("with one origin", (it) => {
+layer(
+  TestServer.layer(() => Reply.text("Hello there."), { CORS_ORIGINS: "https://app.example" }),
+  {
+    excludeTestServices: true
+  }
+)("with one origin", (it) => {
   it.effect("others are not told of it", () =>
     Effect.gen(function* () {
       const { headers } = yield* call("/api/v1/health/live", { headers: { origin: "https://evil.example" } })

@@ -105,7 +105,11 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
     ["POST /chat with stream", "/chat", { message: "Hello", stream: true }],
     ["POST /chat/stream", "/chat/stream", { message: "Hello" }],
     ["GET /chat/stream", "/chat/stream?message=Hello&t=1", undefined],
-    ["GET /chat/stream/", "/chat/stream/?message=Hello&session_id=by-query&user_id=u&model_variant=fast", undefined]
+    [
+      "GET /chat/stream/",
+      "/chat/stream/?message=Hello&session_id=by-query&user_id=u&model_variant=fast",
+      undefined
+    ]
   ] as const) {
     it.effect(`${name} answers with events, in the trace its traceparent tells`, () =>
       Effect.gen(function* () {
@@ -127,7 +131,9 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
 
   it.effect("a turn's trace id is the one of its response, without a stream too", () =>
     Effect.gen(function* () {
-      const answer = yield* call("/api/v1/conversation/message", { body: { text: "Hi", output_mode: "both" } })
+      const answer = yield* call("/api/v1/conversation/message", {
+        body: { text: "Hi", output_mode: "both" }
+      })
       assert.strictEqual(answer.body.agent_metadata.trace_id, assertIds(answer))
     })
   )
@@ -144,7 +150,12 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
 
   it.effect("POST /chat keeps the client's session, trims the message and counts tool calls", () =>
     Effect.gen(function* () {
-      const { body } = yield* chat({ message: "  sum\n", session_id: "tools", user_id: "ann", context: { a: 1 } })
+      const { body } = yield* chat({
+        message: "  sum\n",
+        session_id: "tools",
+        user_id: "ann",
+        context: { a: 1 }
+      })
       assert.strictEqual(body.session_id, "tools")
       assert.strictEqual(body.response, "Hello there.")
       assert.strictEqual(body.tool_calls, 1)
@@ -182,7 +193,10 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
         assert.strictEqual(sent?.model, "chosen", name)
         assert.strictEqual(sent?.temperature, 0, name)
         assert.strictEqual(sent?.max_completion_tokens ?? sent?.max_tokens, 7, name)
-        assert.strictEqual((yield* asked({ model_variant: "fast", [name]: { temperature: 2 } }))?.model, "quick")
+        assert.strictEqual(
+          (yield* asked({ model_variant: "fast", [name]: { temperature: 2 } }))?.model,
+          "quick"
+        )
       }
     })
   )
@@ -216,7 +230,8 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
   it.effect("the history is oldest first, in pages", () =>
     Effect.gen(function* () {
       for (const message of ["one", "two", "three"]) yield* chat({ message, session_id: "pages" })
-      const page = (query: string) => Effect.map(call(`/api/v1/chat/history/pages${query}`), ({ body }) => body)
+      const page = (query: string) =>
+        Effect.map(call(`/api/v1/chat/history/pages${query}`), ({ body }) => body)
       const contents = ({ messages }: Json) => messages.map(({ content }: Json) => content)
       const all = ["one", "Hello there.", "two", "Hello there.", "three", "Hello there."]
 
@@ -239,8 +254,12 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
         assert.deepStrictEqual([part.total_count, part.has_more], [6, more], query)
       }
 
-      assertShape(yield* page("?include_metadata=true"), history("object"))
-      assertShape(yield* page("?include_metadata=false"), history("null"))
+      for (const yes of ["true", "True", "1"]) {
+        assertShape(yield* page(`?include_metadata=${yes}`), history("object"))
+      }
+      for (const no of ["false", "False", "0"]) {
+        assertShape(yield* page(`?include_metadata=${no}`), history("null"))
+      }
     })
   )
 
@@ -261,7 +280,9 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
 
   it.effect("a session is made, found, and deleted once, with its messages", () =>
     Effect.gen(function* () {
-      const made = yield* call("/api/v1/session", { body: { user_id: "ann", initial_context: { a: [1, null] } } })
+      const made = yield* call("/api/v1/session", {
+        body: { user_id: "ann", initial_context: { a: [1, null] } }
+      })
       const { session } = made.body
       assert.match(session.session_id, mintedSession)
       assert.strictEqual(session.user_id, "ann")
@@ -292,7 +313,8 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
 
   it.effect("deleting one session leaves those whose ids are like it", () =>
     Effect.gen(function* () {
-      for (const session_id of ["like", "like;this", "like/this", "like%2Fthis", "LIKE"]) yield* chat({ session_id })
+      for (const session_id of ["like", "like;this", "like/this", "like%2Fthis", "LIKE"])
+        yield* chat({ session_id })
       yield* call("/api/v1/session/like;this", { method: "DELETE" })
       yield* call("/api/v1/session/like%2Fthis", { method: "DELETE" })
       for (const [path, status] of [
@@ -388,6 +410,22 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
     )
   }
 
+  it.effect("/metrics answers Prometheus's text", () =>
+    Effect.gen(function* () {
+      yield* call("/api/v1/tools/execute/calculator", { body: { expression: "1" } })
+      for (const path of ["/metrics", "/metrics/?t=1"]) {
+        const answer = yield* call(path)
+        assert.strictEqual(answer.status, 200)
+        assert.strictEqual(answer.headers.get("content-type"), "text/plain; version=0.0.4; charset=utf-8")
+        assertIds(answer)
+        assert.match(answer.text, /^# TYPE tool_calls_total counter$/m)
+        for (const line of answer.text.trimEnd().split("\n")) {
+          assert.match(line, /^(# (TYPE|HELP) \w+ .+|\w+(\{.*\})? (-?[\d.e+-]+|[+-]Inf|NaN))$|^$/)
+        }
+      }
+    })
+  )
+
   it.effect("an address of WebSockets tells other clients so", () =>
     Effect.gen(function* () {
       for (const path of ["/ws", "/api/v1/chat/ws", "/api/v1/chat/ws/"]) {
@@ -398,3 +436,35 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the co
     })
   )
 })
+
+/** A model that begins to answer and does not go on. */
+const stuck = () => Reply.text(["Hello"], { fault: { after: 1, kind: "hang" } })
+
+layer(TestServer.layer(stuck, { MAX_CONCURRENT_TURNS: "1" }), { excludeTestServices: true })(
+  "when busy",
+  (it) => {
+    it.effect("more turns are refused, and told when to come again", () =>
+      Effect.gen(function* () {
+        const { url } = yield* TestServer.TestServer
+        const open = yield* Effect.promise((signal) =>
+          fetch(`${url}/api/v1/chat/stream?message=Hello`, { signal })
+        )
+        const reader = open.body?.getReader()
+        yield* Effect.promise(async () => reader?.read())
+        for (const [path, body] of [
+          ["/chat", { message: "Hello" }],
+          ["/chat", { message: "Hello", stream: true }],
+          ["/chat/stream", { message: "Hello" }],
+          ["/chat/stream?message=Hello", undefined],
+          ["/conversation/message", { text: "Hello" }]
+        ] as const) {
+          const answer = yield* call(`/api/v1${path}`, { body })
+          assertProblem(answer, { status: 503, code: "SERVICE_UNAVAILABLE" })
+          assert.match(answer.headers.get("retry-after") ?? "", /^[1-9]\d*$/)
+        }
+        assert.strictEqual((yield* call("/api/v1/health/ready")).status, 200)
+        yield* Effect.promise(async () => reader?.cancel())
+      })
+    )
+  }
+)

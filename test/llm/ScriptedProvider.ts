@@ -7,7 +7,7 @@ import { LlmProvider, type ModelSettings } from "../../src/llm/Llm.ts"
 
 export type Answer = Stream.Stream<Response.StreamPartEncoded, AiError.AiError>
 
-export interface Asked {
+interface Asked {
   readonly model: string
   readonly atMillis: number
   readonly settings: ModelSettings

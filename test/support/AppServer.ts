@@ -7,7 +7,7 @@
 import { ConfigProvider, Context, Effect, Layer, References, type Scope } from "effect"
 import { HttpServer } from "effect/http"
 import { SqlClient } from "effect/sql"
-import { Turns } from "../../src/agent/Turns.ts"
+import { TurnPace, Turns } from "../../src/agent/Turns.ts"
 import { AppConfig } from "../../src/Config.ts"
 import type { Db } from "../../src/db/Db.ts"
 import * as Server from "../../src/Server.ts"
@@ -28,13 +28,15 @@ export interface AppServerOptions {
   readonly settings?: Readonly<Record<string, string>>
   /** In place of the built-in ones. */
   readonly tools?: Layer.Layer<Tools>
+  /** How soon it notes what other processes do. */
+  readonly pace?: (typeof TurnPace)["Service"]
 }
 
 /** Starts an instance that runs until the scope closes. */
 export const make = (
   db: Context.Context<Db>,
   model: ScriptedServer,
-  { settings = {}, tools }: AppServerOptions = {}
+  { pace, settings = {}, tools }: AppServerOptions = {}
 ): Effect.Effect<AppServer, never, Scope.Scope> => {
   const config = AppConfig.layer.pipe(
     Layer.provide(
@@ -53,7 +55,8 @@ export const make = (
     Layer.provide(Layer.succeedContext(db)),
     Layer.provide(tools === undefined ? Server.layerPorts : Layer.merge(Server.layerPorts, tools)),
     Layer.provide(config),
-    Layer.provide(Layer.succeed(References.MinimumLogLevel, "None"))
+    Layer.provide(Layer.succeed(References.MinimumLogLevel, "None")),
+    Layer.provide(pace === undefined ? Layer.empty : Layer.succeed(TurnPace, pace))
   )
   return Effect.gen(function* () {
     // Fresh: two instances of one test are two servers.
