@@ -4,6 +4,7 @@
  *
  * Does not decide anything: `Server.ts` picks adapters from what is read here.
  */
+import { isIPv4 } from "node:net"
 import { Config, Context, Duration, Effect, Layer, Option, Redacted, Schema } from "effect"
 
 /** The settings of one process. Text that is empty or blank counts as absent. */
@@ -122,10 +123,9 @@ export class AppConfig extends Context.Service<AppConfig, Settings>()("voice-age
   )
 }
 
-const loopbackHosts: ReadonlyArray<string> = ["127.0.0.1", "localhost", "::1"]
-
-/** Whether a server on `host` is reachable from this machine only. */
-export const isLoopback = (host: string): boolean => loopbackHosts.includes(host) || host.startsWith("127.")
+/** Whether a server on `host` is reachable from this machine only. A name that begins with `127.` may be anywhere. */
+export const isLoopback = (host: string): boolean =>
+  host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."))
 
 const blankAsAbsent = (value: Option.Option<string>) =>
   Option.filter(
@@ -179,22 +179,37 @@ const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
   const integer = (name: string, fallback: number, min: number, max: number) =>
     parsed(name, fallback, `a whole number from ${min} to ${max}`, (value) => {
       const number = Number(value)
-      return Number.isInteger(number) && number >= min && number <= max ? number : undefined
+      return /^\d+$/.test(value) && number >= min && number <= max ? number : undefined
     })
   const oneOf = <const L extends string>(name: string, fallback: L, choices: ReadonlyArray<L>) =>
     parsed<L>(name, fallback, `one of ${choices.join(", ")}`, (value) =>
       choices.find((choice) => choice.toLowerCase() === value.toLowerCase())
     )
-  const duration = (name: string, fallback: Duration.Duration) =>
-    parsed(name, fallback, `a duration such as "500 millis" or "20 seconds"`, (value) => {
+  const durationAs = (
+    name: string,
+    fallback: Duration.Duration,
+    expected: string,
+    fits: (duration: Duration.Duration) => boolean
+  ) =>
+    parsed(name, fallback, expected, (value) => {
       const seconds = Number(value)
       const result = Number.isFinite(seconds)
         ? Option.some(Duration.seconds(seconds))
         : Duration.fromInput(value as Duration.Input)
       return Option.getOrUndefined(
-        Option.filter(result, (d) => Duration.isFinite(d) && !Duration.isNegative(d))
+        Option.filter(result, (d) => Duration.isFinite(d) && !Duration.isNegative(d) && fits(d))
       )
     })
+  const duration = (name: string, fallback: Duration.Duration) =>
+    durationAs(name, fallback, `a duration such as "500 millis" or "20 seconds"`, () => true)
+  /** What would never let anything happen is a mistake. */
+  const timeout = (name: string, fallback: Duration.Duration) =>
+    durationAs(
+      name,
+      fallback,
+      `a duration longer than zero, such as "500 millis" or "20 seconds"`,
+      (d) => !Duration.isZero(d)
+    )
   const flag = (name: string, fallback: boolean) =>
     Effect.map(
       oneOf(name, String(fallback) as "true" | "false", ["true", "false"]),
@@ -227,10 +242,10 @@ const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
       modelCreative: yield* text("LLM_MODEL_CREATIVE"),
       fallbackModels: yield* list("LLM_FALLBACK_MODELS"),
       historyTokens: yield* integer("LLM_HISTORY_TOKENS", 8000, 100, 2_000_000),
-      connectTimeout: yield* duration("LLM_CONNECT_TIMEOUT", Duration.seconds(10)),
-      firstTokenTimeout: yield* duration("LLM_FIRST_TOKEN_TIMEOUT", Duration.seconds(30)),
-      tokenTimeout: yield* duration("LLM_TOKEN_TIMEOUT", Duration.seconds(30)),
-      totalTimeout: yield* duration("LLM_TOTAL_TIMEOUT", Duration.seconds(120)),
+      connectTimeout: yield* timeout("LLM_CONNECT_TIMEOUT", Duration.seconds(10)),
+      firstTokenTimeout: yield* timeout("LLM_FIRST_TOKEN_TIMEOUT", Duration.seconds(30)),
+      tokenTimeout: yield* timeout("LLM_TOKEN_TIMEOUT", Duration.seconds(30)),
+      totalTimeout: yield* timeout("LLM_TOTAL_TIMEOUT", Duration.seconds(120)),
       retries: {
         times: yield* integer("LLM_RETRIES", 3, 0, 10),
         base: yield* duration("LLM_RETRY_DELAY", Duration.millis(500)),
@@ -276,7 +291,7 @@ const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
       parsePrices
     ),
     maxConcurrentTurns: yield* integer("MAX_CONCURRENT_TURNS", 2000, 1, 1_000_000),
-    turnTimeout: yield* duration("TURN_TIMEOUT", Duration.minutes(5)),
+    turnTimeout: yield* timeout("TURN_TIMEOUT", Duration.minutes(5)),
     shutdownGrace: yield* duration("SHUTDOWN_GRACE", Duration.seconds(20)),
     logLevel: yield* oneOf("LOG_LEVEL", "Info", ["Debug", "Info", "Warn", "Error", "None"]),
     logFormat: yield* oneOf("LOG_FORMAT", "pretty", ["pretty", "json"])

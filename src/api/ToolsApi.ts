@@ -2,7 +2,7 @@
  * Owns the wire shapes of tools, in both spellings: `/tools` and the older `/mcp`.
  */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import { HttpApi, HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
 import { absent, JsonObject, Success } from "./Fields.ts"
 import { ArgumentsProblem, ToolNotFoundProblem } from "./Problems.ts"
 import { Authorization } from "./Security.ts"
@@ -96,7 +96,8 @@ export class McpApi extends HttpApiGroup.make("mcp")
         successful: Schema.Int,
         failed: Schema.Int
       })
-    })
+      // To name all that is wrong in a mebibyte of wrong calls takes seconds.
+    }).annotate(HttpApi.PayloadParseOptions, { errors: "first" })
   )
   .middleware(Authorization)
   .prefix("/api/v1") {}

@@ -95,7 +95,7 @@ const syncTree = (directory: string, files: boolean) => {
 const create = async (options: PGliteOptions): Promise<PGlite> => {
   let fatal: string | undefined
   const onStderr = (text: string) => {
-    fatal ??= /(?:FATAL|PANIC): +(.*)/.exec(text)?.[1]
+    fatal ??= /(?:FATAL:|PANIC:|^postgres:) +(.*)/.exec(text)?.[1]
     return false
   }
   try {

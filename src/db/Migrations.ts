@@ -154,9 +154,9 @@ export const down = Effect.fn("Migrations.down")(function* (to: number, folder: 
 /** What the database says it has gone through, oldest first. */
 export const applied = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
-  const [table] = yield* sql<{
-    exists: boolean
-  }>`select to_regclass('schema_migrations') is not null as exists`
+  // In the schema that ours would be made in: another in the search path may belong to another server.
+  const [table] = yield* sql<{ exists: boolean }>`
+    select to_regclass(quote_ident(current_schema()) || '.schema_migrations') is not null as exists`
   if (table?.exists !== true) return []
   return yield* sql<Applied>`select version, name, checksum from schema_migrations order by version`
 })

@@ -5,7 +5,9 @@
 import { Cause, Context, Effect, Layer, Logger, Predicate, References, Tracer } from "effect"
 import { AppConfig } from "../Config.ts"
 import { CurrentRequest } from "./CurrentRequest.ts"
-import { Redaction } from "./Redaction.ts"
+import { blot, isSecretName, Redaction } from "./Redaction.ts"
+
+type Redact = Redaction["Service"]["redact"]
 
 interface Line {
   readonly timestamp: string
@@ -16,12 +18,27 @@ interface Line {
   readonly cause: string | undefined
 }
 
-const textOf = (value: unknown): string =>
+/** JSON, whatever the value is: a line that can't be told would be lost with what it is about. */
+const jsonOf = (value: unknown, redact: Redact): string => {
+  const seen: Array<unknown> = []
+  return JSON.stringify(value, function (this: unknown, key, item) {
+    if (typeof item === "string") return isSecretName(key) ? blot : redact(item)
+    if (typeof item === "bigint") return String(item)
+    if (typeof item !== "object" || item === null) return item
+    // What lies between the root and here; anything else was left again.
+    while (seen.length > 0 && seen.at(-1) !== this) seen.pop()
+    if (seen.includes(item)) return "[circular]"
+    seen.push(item)
+    return item instanceof Error ? { name: item.name, message: item.message } : item
+  })
+}
+
+const textOf = (value: unknown, redact: Redact): string =>
   typeof value === "string"
-    ? value
+    ? redact(value)
     : value instanceof Error
-      ? value.message
-      : (JSON.stringify(value) ?? String(value))
+      ? redact(value.message)
+      : (jsonOf(value, redact) ?? String(value))
 
 const idsOf = (context: Context.Context<never>): Record<string, string> => {
   const ids: Record<string, string> = {}
@@ -35,24 +52,34 @@ const idsOf = (context: Context.Context<never>): Record<string, string> => {
   return ids
 }
 
-const lineOf = ({ cause, date, fiber, logLevel, message }: Logger.Options<unknown>): Line => {
+const lineOf = ({ cause, date, fiber, logLevel, message }: Logger.Options<unknown>, redact: Redact): Line => {
   const parts = Array.isArray(message) ? message : [message]
   return {
     timestamp: date.toISOString(),
     level: logLevel,
-    message: parts.filter(Predicate.isNotUndefined).map(textOf).join(": "),
+    message: parts
+      .filter(Predicate.isNotUndefined)
+      .map((part) => textOf(part, redact))
+      .join(": "),
     fields: { ...idsOf(fiber.context), ...fiber.getRef(References.CurrentLogAnnotations) },
-    cause: cause.reasons.length === 0 ? undefined : Cause.pretty(cause)
+    cause: cause.reasons.length === 0 ? undefined : redact(Cause.pretty(cause))
   }
 }
 
-const json = ({ cause, fields, level, message, timestamp }: Line): string =>
-  JSON.stringify({ timestamp, level, message, ...fields, ...(cause === undefined ? {} : { cause }) })
+const json = ({ cause, fields, level, message, timestamp }: Line, redact: Redact): string =>
+  jsonOf({ timestamp, level, message, ...fields, ...(cause === undefined ? {} : { cause }) }, redact)
 
-const pretty = ({ cause, fields, level, message, timestamp }: Line): string => {
-  const details = Object.entries(fields).map(([key, value]) => `${key}=${textOf(value)}`)
+/** What would move the cursor, or begin a line that nobody logged. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const controls = /[\u0000-\u001f\u007f-\u009f]/g
+const visible = (text: string) => text.replace(controls, (control) => JSON.stringify(control).slice(1, -1))
+
+const pretty = ({ cause, fields, level, message, timestamp }: Line, redact: Redact): string => {
+  const details = Object.entries(fields).map(
+    ([key, value]) => `${key}=${isSecretName(key) ? blot : textOf(value, redact)}`
+  )
   const line = [timestamp.slice(11, 23), level.toUpperCase().padEnd(5), message, ...details].join(" ")
-  return cause === undefined ? line : `${line}\n${cause}`
+  return cause === undefined ? visible(line) : `${visible(line)}\n${cause}`
 }
 
 /** Writes each line by `write`: for the process, standard output. */
@@ -65,7 +92,7 @@ export const layerLoggingTo = (
       const { redact } = yield* Redaction
       const render = logFormat === "json" ? json : pretty
       return Layer.merge(
-        Logger.layer([Logger.make((options) => write(redact(render(lineOf(options)))))]),
+        Logger.layer([Logger.make((options) => write(render(lineOf(options, redact), redact)))]),
         Layer.succeed(References.MinimumLogLevel, logLevel)
       )
     })

@@ -17,7 +17,7 @@ import {
   type SpanExporter,
   TraceIdRatioBasedSampler
 } from "@opentelemetry/sdk-trace-base"
-import { Clock, Context, Duration, Effect, Layer, Metric, Option, Tracer } from "effect"
+import { Clock, Context, Duration, Effect, Fiber, Layer, Metric, Option, Tracer } from "effect"
 import { HttpMiddleware } from "effect/http"
 import { Statement } from "effect/sql"
 import { AppConfig, type TracingSettings } from "../Config.ts"
@@ -99,7 +99,8 @@ const make = Effect.gen(function* () {
   const { redact } = yield* Redaction
   const store = yield* TraceStore
   const clock = yield* Clock.Clock
-  const log = Effect.runForkWith(yield* Effect.context<never>())
+  const context = yield* Effect.context<never>()
+  const log = Effect.runForkWith(context)
 
   let warnedAt = Number.NEGATIVE_INFINITY
   const onExport = (failure: string | undefined) => {
@@ -127,8 +128,9 @@ const make = Effect.gen(function* () {
           exportTimeoutMillis: 5_000
         })
 
+  /** With what is known of the request, which runs in the fiber that ends the span. */
   const warnSlow = (span: EndedSpan) =>
-    log(
+    Effect.runForkWith(Fiber.getCurrent()?.context ?? context)(
       Effect.logWarning(`${span.name} was slow`).pipe(
         Effect.annotateLogs({
           duration_ms: span.durationMillis,

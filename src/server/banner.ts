@@ -6,6 +6,7 @@ import { HttpServer } from "effect/http"
 import { AppConfig, ConfigInvalid } from "../Config.ts"
 import { DbInfo, DbStartError } from "../db/Db.ts"
 import { Llm } from "../llm/Llm.ts"
+import { redactForms } from "../observability/Redaction.ts"
 import { version } from "../version.ts"
 
 export const banner = Effect.gen(function* () {
@@ -17,7 +18,7 @@ export const banner = Effect.gen(function* () {
   const url = `http://${host}:${"port" in address ? address.port : config.port}`
   const model = llm.isOffline
     ? "the offline model: rules, not a language model"
-    : `${llm.models.default} at ${config.llm.baseUrl ?? "api.openai.com"}`
+    : `${llm.models.default} at ${redactForms(config.llm.baseUrl ?? "api.openai.com")}`
   return `
 Voice Agent API ${version}
 
@@ -47,5 +48,5 @@ export const startProblems = (cause: Cause.Cause<unknown>): ReadonlyArray<string
     const reason = "cause" in error ? error.cause : undefined
     return [serveProblem(reason, typeof reason === "object" && reason !== null ? reason : {})]
   }
-  return [Cause.pretty(cause)]
+  return [redactForms(Cause.pretty(cause))]
 }

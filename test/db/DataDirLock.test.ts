@@ -88,7 +88,7 @@ describe("the lock of a data directory", () => {
         assert.deepStrictEqual(words.sort(), ["refused", "refused", "refused", "refused", "refused", "taken"])
         assert.match(lockOf(directory), /^postgres\.lock,/)
       }),
-    60_000
+    180_000
   )
 
   it.effect("of a process that was killed is taken over", () =>

@@ -70,7 +70,7 @@ describe("the embedded database", () => {
           acknowledged = life.committed.at(-1) ?? 0
         }
       }),
-    60_000
+    180_000
   )
 
   it.live(
@@ -84,6 +84,6 @@ describe("the embedded database", () => {
         assert.deepStrictEqual(fs.readdirSync(dataDir), ["postgres"])
         assert.isFalse(fs.existsSync(path.join(dataDir, "postgres/postmaster.pid")))
       }),
-    60_000
+    180_000
   )
 })

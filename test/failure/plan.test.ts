@@ -1,9 +1,9 @@
 import { assert, describe, layer } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
-import { ask, eventsOf, historyOf } from "../support/ChatClient.ts"
+import { eventsOf, historyOf } from "../support/ChatClient.ts"
 import { Reply, type ScriptedReply, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
 import { FailureApp, type SeenTurns } from "./FailureApp.ts"
-import { apology, askedOf, hold, kept, type Told, ways } from "./Told.ts"
+import { apology, askedOf, hold, kept, type Told, type Way, ways } from "./Told.ts"
 
 const lastUser = ({ messages }: ScriptedRequestBody): string =>
   String(messages.findLast(({ role }) => role === "user")?.content)
@@ -90,14 +90,14 @@ describe("a plan of three models", () => {
   const settings = {
     LLM_MODEL: "main",
     LLM_FALLBACK_MODELS: "second, third",
-    LLM_FIRST_TOKEN_TIMEOUT: "500 millis",
+    LLM_FIRST_TOKEN_TIMEOUT: "1500 millis",
     LLM_RETRIES: "1",
     LLM_RETRY_DELAY: "10 millis",
     // The cases have the models in common.
     LLM_BREAKER_FAILURES: "1000"
   }
   const script = (body: ScriptedRequestBody) =>
-    cases.find(({ name }) => name === lastUser(body))?.replies[body.model] ??
+    cases.find(({ name }) => lastUser(body).startsWith(`${name}: `))?.replies[body.model] ??
     Reply.text(["I am ", `${body.model}.`])
 
   /** What must be the same whichever model answered. */
@@ -109,10 +109,10 @@ describe("a plan of three models", () => {
       it.effect(name, () =>
         Effect.gen(function* () {
           const app = yield* FailureApp
-          for (const way of ways) {
+          const by = Effect.fnUntraced(function* (way: Way) {
             const session_id = `plan-${n}-${way}`
-            const before = app.model.requests.length
-            const told = yield* hold(app.url, way, { session_id, message: name })
+            const message = `${name}: ${way}`
+            const told = yield* hold(app.url, way, { session_id, message })
 
             assert.deepStrictEqual(told.ends, [error === undefined ? "end" : "error"])
             assert.strictEqual(told.errorCode, error ?? null)
@@ -128,7 +128,10 @@ describe("a plan of three models", () => {
               assert.strictEqual(shapeOf(told).at(-1)?.type, error === undefined ? "end" : "error")
             }
             assert.deepStrictEqual(
-              app.model.requests.slice(before).map(({ body }) => body.model),
+              app.model.requests
+                .map(({ body }) => body)
+                .filter((body) => lastUser(body) === message)
+                .map(({ model }) => model),
               [...asked]
             )
             const seen = yield* app.spansOf(session_id)
@@ -142,7 +145,8 @@ describe("a plan of three models", () => {
             const [, reply] = yield* historyOf(app.url, session_id)
             assert.strictEqual(reply?.content, said === "" ? undefined : said)
             assert.strictEqual(reply?.metadata?.model, said === "" ? undefined : model)
-          }
+          })
+          yield* Effect.forEach(ways, by, { concurrency: "unbounded", discard: true })
         })
       )
     }
@@ -164,7 +168,6 @@ describe("a breaker", () => {
     await gate?.promise
     return isWell ? Reply.text("I am well.") : Reply.status(503)
   }
-  const stateOf = (text: string) => /^circuit_breaker_state\{[^}]*main[^}]*\} (\d)/m.exec(text)?.[1]
 
   layer(FailureApp.layer(script, { settings }), { excludeTestServices: true })((it) => {
     it.effect(
@@ -177,9 +180,6 @@ describe("a breaker", () => {
             hold(app.url, "sse", { session_id: `breaker-${++turns}`, message: "Are you well?" })
           )
           const asked = () => askedOf(app, "main").length
-          const { result: state } = {
-            result: Effect.map(ask(`${app.url}/metrics`), ({ body }) => stateOf(body))
-          }
 
           // Two calls, each tried twice.
           for (const count of [2, 4]) {
@@ -195,7 +195,6 @@ describe("a breaker", () => {
           assert.strictEqual(callOf(seen)?.failed, true)
           assert.isEmpty(seen.spans.filter(({ parent }) => parent === "agent.call_llm"))
           assert.deepStrictEqual(yield* kept(app, "breaker-3"), [["user", "Are you well?"]])
-          assert.strictEqual(yield* state, "2")
 
           // One probe at a time; it fails, and the breaker is open again.
           yield* Effect.sleep("1 second")
@@ -217,7 +216,6 @@ describe("a breaker", () => {
             assert.strictEqual((yield* turn).text, "I am well.")
             assert.strictEqual(asked(), count)
           }
-          assert.strictEqual(yield* state, "0")
         })
     )
 

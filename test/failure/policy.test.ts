@@ -9,8 +9,8 @@ const baseMillis = 40
 const capMillis = 1500
 
 const settings = {
-  LLM_FIRST_TOKEN_TIMEOUT: "700 millis",
-  LLM_TOKEN_TIMEOUT: "700 millis",
+  LLM_FIRST_TOKEN_TIMEOUT: "1500 millis",
+  LLM_TOKEN_TIMEOUT: "1500 millis",
   LLM_RETRY_DELAY: `${baseMillis} millis`,
   LLM_RETRY_AFTER_MAX: `${capMillis} millis`
 }

@@ -3,7 +3,7 @@
  */
 import type { Shape } from "./Shape.ts"
 
-export const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
+const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 export const mintedSession = /^session_[0-9a-f]{12}$/
 
 const chat: Shape = {

@@ -450,10 +450,7 @@ layer(server, { excludeTestServices: true })("bad input", (it) => {
       yield* refuses(invalid("body"), [path, { body: [] }], [path, { body: Array(21).fill(one) }])
       yield* refuses(invalid("body"), [path, { body: one }], [path, { body: "null" }], [path, { body: "" }])
       yield* refuses(invalid("0"), [path, { body: [5] }], [path, { body: [null, one] }])
-      yield* refuses(invalid("1.tool_name", "2.arguments"), [
-        path,
-        { body: [one, {}, { ...one, arguments: "1" }] }
-      ])
+      yield* refuses(invalid("1.tool_name"), [path, { body: [one, {}, { ...one, arguments: "1" }] }])
     })
   )
 

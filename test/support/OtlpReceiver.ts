@@ -36,6 +36,8 @@ export interface OtlpReceiver {
   readonly spans: ReadonlyArray<ReceivedSpan>
   /** How many spans each request brought, whatever was answered. */
   readonly batches: ReadonlyArray<number>
+  /** The headers of the last request. */
+  readonly headers: () => Readonly<Record<string, unknown>>
   readonly behave: (behaviour: Behaviour) => void
   /** Waits until the spans so far fit. */
   readonly until: (
@@ -202,6 +204,7 @@ export const make: Effect.Effect<OtlpReceiver, never, Scope.Scope> = Effect.gen(
   const batches: Array<number> = []
   const watchers = new Set<() => void>()
   let behaviour: Behaviour = "accept"
+  let headers: Readonly<Record<string, unknown>> = {}
   let server: Server | undefined
   let port = 0
 
@@ -226,8 +229,13 @@ export const make: Effect.Effect<OtlpReceiver, never, Scope.Scope> = Effect.gen(
   const start = Effect.callback<void>((resume) => {
     const next = new Server()
     next.addService(service, {
-      export: (call: { readonly request: ReadonlyArray<ReceivedSpan> }, answer: sendUnaryData<object>) =>
+      export: (
+        call: { readonly request: ReadonlyArray<ReceivedSpan>; readonly metadata: Metadata },
+        answer: sendUnaryData<object>
+      ) => {
+        headers = call.metadata.getMap()
         take(call.request, answer)
+      }
     })
     next.bindAsync(`127.0.0.1:${port}`, ServerCredentials.createInsecure(), (error, bound) => {
       if (error !== null) return resume(Effect.die(error))
@@ -259,6 +267,7 @@ export const make: Effect.Effect<OtlpReceiver, never, Scope.Scope> = Effect.gen(
     url: `http://127.0.0.1:${port}`,
     spans,
     batches,
+    headers: () => headers,
     behave: (next) => {
       behaviour = next
     },
