@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import { parseArgs } from "node:util"
 import { type BenchSchema, makeSchema } from "./database.ts"
 import { busyMillis, cpuMillisOf, residentMebibytes } from "./machine.ts"
+import { slowEndMillis } from "./messages.ts"
 import {
   endAll,
   type Load,
@@ -30,8 +31,10 @@ const help = `npm run bench [-- options]
 Each option may come from the environment too: BENCH_QUICK=1, BENCH_TURNS, BENCH_ROUNDS, BENCH_STREAMS, BENCH_ONLY.
 DATABASE_URL: the Postgres to measure on, in a schema of its own. Without it: the embedded database alone.`
 
+/** What does not fit into this is left out and named. */
+const runMillis = 165_000
 /** Whatever hangs, the run ends. */
-const maxRunMillis = 175_000
+const maxRunMillis = 178_000
 const connections = 16
 const roundMillis = 2_500
 
@@ -39,9 +42,9 @@ const roundMillis = 2_500
 const warmUp = { turns: 2500, millis: 10_000 }
 
 /** How long all slow streams stay open, and how many may wait for their first token while they are opened. */
-const slowMillis = 8_000
+const slowMillis = 6_000
 const opening = 32
-const openMillis = 20_000
+const openMillis = 12_000
 
 const options = (() => {
   const { values } = parseArgs({
@@ -128,11 +131,17 @@ const measureStreams = async (load: Load, model: Model, target: Measured): Promi
   }
 }
 
-/** Measures, and tells what broke. What did is left out from then on; the others go on. */
-const run = async (
-  problems: Array<string>,
-  keepSchema: (schema: BenchSchema) => void
-): Promise<ReadonlyArray<Target>> => {
+interface Progress {
+  readonly targets: Array<Target>
+  /** What broke. Who did is left out from then on; the others go on. */
+  readonly problems: Array<string>
+  /** For what there was no time. */
+  readonly leftOut: Array<string>
+  schema: BenchSchema | undefined
+}
+
+const run = async (progress: Progress): Promise<void> => {
+  const { leftOut, problems, targets } = progress
   const { databaseUrl, rounds, streams } = options
   const model = await startModel()
   const load = await startLoad()
@@ -142,19 +151,27 @@ const run = async (
     measured.push({ name: "embedded", ...started })
   }
   if (databaseUrl !== undefined && options.only.includes("postgres")) {
-    const schema = await makeSchema(databaseUrl)
-    keepSchema(schema)
-    const started = await startServer({ modelPort: model.port, databaseUrl: schema.url, streams })
+    progress.schema = await makeSchema(databaseUrl)
+    const started = await startServer({ modelPort: model.port, databaseUrl: progress.schema.url, streams })
     measured.push({ name: "postgres", ...started })
   }
-  const results = new Map(
-    measured.map(({ name }): [string, Target] => [name, { name, burst: [], apart: [], slow: undefined }])
-  )
+  for (const { name } of measured) targets.push({ name, burst: [], apart: [], slow: undefined })
+
   const broken = new Set<string>()
-  const onEach = async (phase: string, measure: (each: Measured, target: Target) => Promise<void>) => {
-    for (const each of measured) {
-      const target = results.get(each.name)
+  /** `millis`: how long one may take at most. */
+  const onEach = async (
+    phase: string,
+    millis: number,
+    measure: (each: Measured, target: Target) => Promise<void>,
+    order: ReadonlyArray<Measured> = measured
+  ) => {
+    for (const each of order) {
+      const target = targets.find(({ name }) => name === each.name)
       if (target === undefined || broken.has(each.name)) continue
+      if (performance.now() + millis > runMillis) {
+        leftOut.push(`${phase}, ${each.name}`)
+        continue
+      }
       try {
         await measure(each, target)
       } catch (cause) {
@@ -165,60 +182,65 @@ const run = async (
   }
 
   console.error(`Warming up: ${measured.map(({ name }) => name).join(", ")} …`)
-  await onEach("warming up", async (each) => void (await measureTurns(load, model, each, options.warmUp)))
+  await onEach("warming up", 0, async (each) => {
+    await measureTurns(load, model, each, options.warmUp)
+  })
   for (const pace of ["burst", "apart"] as const) {
     await model.setPace(pace)
     for (let round = 1; round <= rounds; round++) {
       console.error(
-        `Turns, tokens in one ${pace === "burst" ? "burst" : "by one"}: round ${round} of ${rounds} …`
+        `Turns, tokens ${pace === "burst" ? "in one burst" : "one by one"}: ${round} of ${rounds} …`
       )
-      await onEach("turns", async (each, target) => {
+      await onEach(`round ${round} of turns`, roundMillis, async (each, target) => {
         const bounds = { turns: options.turns, millis: roundMillis }
         target[pace].push(await measureTurns(load, model, each, bounds))
       })
     }
   }
   if (streams > 0) {
-    await onEach("slow streams", async (each, target) => {
-      console.error(`${streams} slow streams: ${each.name} …`)
-      target.slow = await measureStreams(load, model, each)
-    })
+    // What matters most comes first, in case there is no time for all.
+    await onEach(
+      "slow streams",
+      openMillis + options.slowMillis + slowEndMillis,
+      async (each, target) => {
+        console.error(`${streams} slow streams: ${each.name} …`)
+        target.slow = await measureStreams(load, model, each)
+      },
+      measured.toReversed()
+    )
   }
-  return Array.from(results.values())
 }
 
 const main = async (): Promise<void> => {
   if (options.help) return console.log(help)
-  const began = performance.now()
-  const problems: Array<string> = []
-  let schema: BenchSchema | undefined
+  const progress: Progress = { targets: [], problems: [], leftOut: [], schema: undefined }
   let isStopping = false
-  const stop = async () => {
+  const stop = async (why?: string) => {
     if (isStopping) return
     isStopping = true
+    if (why !== undefined) progress.problems.push(why)
+    if (progress.targets.some(({ burst }) => burst.length > 0)) {
+      const { rounds, streams, turns } = options
+      const seconds = performance.now() / 1000
+      const { leftOut, targets } = progress
+      console.log(report(targets, { connections, turns, rounds, streams, seconds, leftOut }))
+    }
     await endAll()
-    await schema?.drop().catch((cause) => problems.push(`The schema could not be dropped: ${cause}`))
-    for (const problem of problems) console.error(`The benchmark broke. ${problem}`)
-    process.exit(problems.length > 0 ? 1 : 0)
+    await progress.schema
+      ?.drop()
+      .catch((cause) => progress.problems.push(`The schema could not be dropped: ${cause}`))
+    for (const problem of progress.problems) console.error(`The benchmark broke. ${problem}`)
+    process.exit(progress.problems.length > 0 ? 1 : 0)
   }
-  const breakOff = (why: string) => {
-    problems.push(why)
-    return stop()
-  }
-  setTimeout(() => void breakOff("It took too long"), maxRunMillis)
+  setTimeout(() => void stop("It took too long"), maxRunMillis)
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    process.once(signal, () => void breakOff(`It was ended by ${signal}`))
+    process.once(signal, () => void stop(`It was ended by ${signal}`))
   }
   try {
-    const targets = await run(problems, (made) => {
-      schema = made
-    })
-    const { rounds, streams, turns } = options
-    const seconds = (performance.now() - began) / 1000
-    console.log(report(targets, { connections, turns, rounds, streams, seconds }))
+    await run(progress)
     await stop()
   } catch (error) {
-    await breakOff(error instanceof Error ? error.message : String(error))
+    await stop(error instanceof Error ? error.message : String(error))
   }
 }
 

@@ -14,7 +14,7 @@ export const tokensPerTurn = 50
 export const slowTokenMillis = 50
 
 /** Streams that ended all at once would measure a stampede on the database. */
-export const slowEndMillis = 6_000
+export const slowEndMillis = 4_000
 
 export type LoadJob =
   | {

@@ -127,6 +127,7 @@ export const startLoad = async (): Promise<Load> => {
   return {
     pid: pidOf(child),
     run: async (job, onOpen) => {
+      if (!child.connected) throw new Error("The load has ended")
       child.send(job)
       let answer = await answerOf(child, jobMillis)
       if (answer === allOpen) {

@@ -176,6 +176,8 @@ export const report = (
     readonly rounds: number
     readonly streams: number
     readonly seconds: number
+    /** For what there was no time. */
+    readonly leftOut: ReadonlyArray<string>
   }
 ): string => {
   const heading = `${run.connections} connections, ${tokensPerTurn} tokens a turn`
@@ -196,6 +198,7 @@ export const report = (
     "",
     "Targets",
     ...verdicts(targets),
+    ...run.leftOut.map((what) => `  left out, for lack of time: ${what}`),
     "",
     `Medians of ${run.rounds} rounds of up to ${run.turns} turns, floor and servers in turn; ${cpus().length} cores, Node ${process.versions.node}, ${run.seconds.toFixed(0)} s in all.`,
     ""

@@ -1,7 +1,9 @@
 /**
  * Owns a chat over one WebSocket: reads a client's frames, starts and stops turns, writes their events.
  */
-import { Cause, Effect, Predicate, Schema } from "effect"
+import { NodeHttpServerRequest } from "@effect/platform-node"
+import { Cause, Effect, Option, Predicate, Schema } from "effect"
+import { HttpServerRequest } from "effect/http"
 import { Socket } from "effect/socket"
 import { ChatFrame, ControlFrame } from "../api/ChatApi.ts"
 import type { Metrics } from "../observability/Metrics.ts"
@@ -12,6 +14,9 @@ import { turnRequest } from "./turnRequest.ts"
 
 /** Larger frames are refused, one at a time; the connection stays. */
 const maxFrame = 1024 * 1024
+
+/** A client this far behind with reading, in bytes, is cut off. */
+const maxBehind = 4 * 1024 * 1024
 
 const decodeMessage = Schema.decodeUnknownEffect(Schema.toCodecJson(ChatFrame), { errors: "all" })
 const decodeControl = Schema.decodeUnknownEffect(Schema.toCodecJson(ControlFrame), { errors: "all" })
@@ -50,6 +55,13 @@ const serve = Effect.fnUntraced(function* (
 ) {
   const { pull } = yield* socket.reader
   const writer = yield* socket.writer
+  // The framework's sockets don't tell how much waits to be sent; Node's do.
+  const connection = Option.getOrUndefined(
+    Option.map(
+      yield* Effect.serviceOption(HttpServerRequest.HttpServerRequest),
+      (request) => NodeHttpServerRequest.toIncomingMessage(request).socket
+    )
+  )
 
   /** Turns of this connection that have not ended, by session. */
   const active = new Map<string, Turn>()
@@ -62,6 +74,7 @@ const serve = Effect.fnUntraced(function* (
       const [first, ...rest] = pending
       pending = []
       if (first !== undefined) Effect.runFork(Effect.ignore(writer.writeAll([first, ...rest])))
+      if (connection !== undefined && connection.writableLength > maxBehind) connection.destroy()
     })
   }
   const sendError = (code: string, error: string) =>

@@ -244,10 +244,15 @@ const make = Effect.gen(function* () {
         DELETE FROM instances WHERE id <> ${owner} AND seen_at < now() - interval '1 day'
       ), dead AS (
         UPDATE turns SET status = 'interrupted', ended_at = now()
-        WHERE ${judges}::boolean AND status IN ('accepted', 'running') AND owner <> ${owner} AND NOT EXISTS (
-          SELECT FROM instances
-          WHERE instances.id = turns.owner
-            AND instances.seen_at > now() - make_interval(secs => ${instanceExpirySeconds})
+        WHERE id IN (
+          SELECT id FROM turns AS open
+          WHERE ${judges}::boolean AND status IN ('accepted', 'running') AND owner <> ${owner} AND NOT EXISTS (
+            SELECT FROM instances
+            WHERE instances.id = open.owner
+              AND instances.seen_at > now() - make_interval(secs => ${instanceExpirySeconds})
+          )
+          -- What someone else is at can wait for the next heartbeat.
+          FOR UPDATE SKIP LOCKED
         )
         RETURNING id, session_id
       ), freed AS (

@@ -6,6 +6,7 @@
  */
 import { createHash } from "node:crypto"
 import { Cause, type Context, Exit, Option, type Tracer } from "effect"
+import { AiError } from "effect/ai"
 import { GenAi } from "./GenAi.ts"
 import { SpanName } from "./SpanName.ts"
 
@@ -28,6 +29,8 @@ export interface EndedSpan {
 
 export interface SpanRules {
   readonly redact: (text: string) => string
+  /** Whether message text may be told. */
+  readonly content: boolean
   /** From how many milliseconds a span of this name is slow. */
   readonly slowAfter: (name: string) => number
   readonly onEnd: (span: EndedSpan) => void
@@ -44,8 +47,14 @@ class SpanFailure extends Error {
   }
 }
 
-const failureOf = (cause: Cause.Cause<unknown>, redact: SpanRules["redact"]): SpanFailure => {
+const failureOf = (cause: Cause.Cause<unknown>, { content, redact }: SpanRules): SpanFailure => {
   const error = Cause.squash(cause)
+  if (AiError.isAiError(error)) {
+    const { _tag } = error.reason
+    // What a model's server says of a request may quote the messages in it.
+    const message = content || _tag === "NetworkError" ? error.reason.message : "the model's server failed"
+    return new SpanFailure(_tag, redact(message).slice(0, 500))
+  }
   const type =
     typeof error === "object" && error !== null
       ? "_tag" in error && typeof error._tag === "string"
@@ -86,9 +95,9 @@ const isPlain = (key: string) =>
   key.endsWith("_id") ||
   key.startsWith("db.") ||
   ["http.route", "http.request.method", "url.scheme", "server.address", "error.type"].includes(key) ||
-  (key.startsWith("gen_ai.") && !content.has(key))
+  (key.startsWith("gen_ai.") && !contents.has(key))
 
-const content = new Set<string>([GenAi.inputMessages, GenAi.outputMessages, GenAi.toolCallArguments])
+const contents = new Set<string>([GenAi.inputMessages, GenAi.outputMessages, GenAi.toolCallArguments])
 
 const treatments = new Map<string, Treatment>()
 
@@ -244,7 +253,7 @@ export class RecordedSpan implements Tracer.Span {
     if (slow) this.#inner.attribute("performance.slow", true)
     let told = exit
     if (Exit.isFailure(exit) && outcome === "error") {
-      const failure = failureOf(exit.cause, this.#rules.redact)
+      const failure = failureOf(exit.cause, this.#rules)
       if (!this.attributes.has("error.type")) this.#inner.attribute("error.type", failure.name)
       if (!this.attributes.has("error.message")) this.#inner.attribute("error.message", failure.message)
       told = Exit.fail(failure)

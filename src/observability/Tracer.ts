@@ -143,6 +143,7 @@ const make = Effect.gen(function* () {
 
   const rules = {
     redact,
+    content: tracing.content,
     slowAfter: slowThresholds(tracing),
     onEnd: (span: EndedSpan) => {
       store.add(span)

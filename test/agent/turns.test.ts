@@ -1,3 +1,4 @@
+import { connect } from "node:net"
 import { assert, layer } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
 import { makeAgentTools } from "../support/AgentTools.ts"
@@ -41,6 +42,10 @@ const pairs = (history: ReadonlyArray<{ readonly role: string; readonly content:
   history.map(({ role, content }) => [role, content])
 
 const contents = (body: ScriptedRequestBody) => body.messages.slice(1).map(({ content }) => content)
+
+/** A frame as a browser sends it, masked with zeros. Up to 125 bytes. */
+const textFrame = (text: string) =>
+  Buffer.concat([Buffer.from([0x81, 0x80 | Buffer.byteLength(text), 0, 0, 0, 0]), Buffer.from(text)])
 
 const tools = makeAgentTools()
 
@@ -598,6 +603,41 @@ layer(TestApp.layer(echo, { tools: tools.layer }), { excludeTestServices: true }
         yield* socket.send({ message: "hi", unknown_field: { of: "a client" }, user_id: null })
         assert.strictEqual((yield* socket.until("end")).content, "re: hi")
       })
+  )
+})
+
+layer(TestApp.layer(echo), { excludeTestServices: true })("a client that does not read", (it) => {
+  const endless = () =>
+    Reply.text(
+      Array.from({ length: 400 }, () => "x".repeat(100_000)),
+      { delayMillis: 0, fault: { after: 400, kind: "hang" } }
+    )
+
+  const asks: ReadonlyArray<readonly [name: string, ask: ReadonlyArray<string | Uint8Array>]> = [
+    ["SSE", ["GET /api/v1/chat/stream?message=more&session_id=SSE HTTP/1.1\r\nHost: test\r\n\r\n"]],
+    [
+      "WebSocket",
+      [
+        "GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        textFrame('{"message":"more","session_id":"WebSocket"}')
+      ]
+    ]
+  ]
+
+  it.effect.each(asks)("is cut off over %s, and its turn with it", ([name, writes]) =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      const asked = model.requests.length
+      model.push(endless())
+      const socket = connect(Number(new URL(url).port), "127.0.0.1")
+      yield* Effect.addFinalizer(() => Effect.sync(() => socket.destroy()))
+      socket.on("error", () => {}).pause()
+      for (const bytes of writes) socket.write(bytes)
+      const request = yield* Effect.promise(() => model.received(asked))
+      assert.strictEqual(yield* Effect.promise(() => request.ended), "aborted")
+      const history = yield* eventually(historyOf(url, name), ({ length }) => length === 2)
+      assert.deepInclude(history[1]?.metadata, { status: "cancelled" })
+    })
   )
 })
 

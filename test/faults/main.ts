@@ -11,7 +11,8 @@ import { ask, historyOf } from "../support/ChatClient.ts"
 import { faults, type ModelReport } from "./FaultReport.ts"
 import { startHelper, startServer } from "./Processes.ts"
 
-const turns = 500
+/** Another number of turns, for a longer look: `npm run test:faults -- 5000`. */
+const turns = Number(process.argv[2] ?? 500)
 const concurrency = 16
 const turnsOfASession = 5
 /** A turn whose end is not told by then will not be told. */
@@ -78,6 +79,7 @@ const run = Effect.gen(function* () {
   const around = (middle: number) =>
     median(memory.filter(([turn]) => Math.abs(turn - middle) <= 20).map(([, megabytes]) => megabytes))
   const [atMiddle, atEnd] = [around(turns / 2), around(turns - 20)]
+  const tenths = Array.from({ length: 10 }, (_, n) => Math.round(around(((n + 0.5) * turns) / 10)))
 
   let asked = 0
   let answered = 0
@@ -89,11 +91,11 @@ const run = Effect.gen(function* () {
   }
   const report = yield* model.ask<ModelReport>()
   const { body: metrics } = yield* ask(`${server.url}/metrics`)
-  const counted = (name: string) =>
-    [...String(metrics).matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\d+)`, "gm"))].reduce(
-      (sum, [, value]) => sum + Number(value),
-      0
-    )
+  const counted = (name: string, label = "") =>
+    String(metrics)
+      .split("\n")
+      .filter((line) => line.startsWith(name) && line.includes(label))
+      .reduce((sum, line) => sum + Number(line.split(" ").at(-1)), 0)
   const faulty = faults.reduce((sum, fault) => sum + report.faults[fault], 0)
   // Without the time and the ids.
   const warned = Map.groupBy(server.warnings, (line) => line.replace(/^\S+ \w+ +/, "").replace(/ \w+=.*/, ""))
@@ -118,9 +120,9 @@ took            p50 ${Math.round(
   )} ms
 history         ${asked} messages, ${answered} complete replies
 model calls     ${report.calls}, of which ${faulty} failed (${percent(faulty, report.calls)}): ${faults.map((fault) => `${report.faults[fault]} ${fault}`).join(", ")}
-policy          ${counted("llm_retries_total")} retries, ${counted("llm_fallbacks_total")} fallbacks, ${counted("llm_errors_total")} failed attempts
+policy          ${counted("llm_retries_total")} retries, ${counted("llm_fallbacks_total")} fallbacks, ${counted("llm_errors_total")} failed attempts, ${counted("llm_errors_total", 'mid_stream="true"')} of them in mid-stream
 spans           ${spansBefore} collected before the collector died
-memory          ${memory[0]?.[1].toFixed(0)} MB at the first turn's end, ${atMiddle.toFixed(0)} MB in the middle, ${atEnd.toFixed(0)} MB at the end (${percent(atEnd - atMiddle, atMiddle)})
+memory          ${atMiddle.toFixed(0)} MB in the middle, ${atEnd.toFixed(0)} MB at the end (${percent(atEnd - atMiddle, atMiddle)}); by tenths of the run ${tenths.join(", ")}
 warnings        ${[...warned].map(([text, lines]) => `${lines.length} × ${text}`).join("; ") || "none"}
 `)
 

@@ -23,7 +23,9 @@ const makeTracer = (settings: Readonly<Record<string, string>>) =>
       Layer.provide(ConfigProvider.layer(ConfigProvider.fromUnknown(settings)))
     )
     const tracer = layerTracer.pipe(
-      Layer.provide(Layer.mergeAll(Redaction.layer, Layer.mock(TraceStore, { add: () => {}, addSample: () => {} }))),
+      Layer.provide(
+        Layer.mergeAll(Redaction.layer, Layer.mock(TraceStore, { add: () => {}, addSample: () => {} }))
+      ),
       Layer.provide(config),
       Layer.provide(
         Logger.layer([Logger.make(({ message }) => void lines.push([message].flat().map(String).join(": ")))])
