@@ -53,7 +53,13 @@ const displayNames: Readonly<Record<Node, string>> = {
   format_response: "Finish the reply"
 }
 
-const cut = (text: string, length: number) => (text.length <= length ? text : text.slice(0, length))
+/** Cut between characters: half a surrogate pair is no text. */
+const cut = (text: string, length: number) =>
+  text.length <= length ? text : text.slice(0, length).replace(/[\ud800-\udbff]$/, "")
+
+/** The one place that tells operators what a model's server said. */
+const warnOf = ({ cause, message }: LlmUnavailable) =>
+  Effect.logWarning(`The model failed: ${message}`, cause instanceof Error ? cause.message : undefined)
 
 /** Arguments as a client may draw them: every string cut at 100 characters. */
 const shownArguments = (text: string): unknown => {
@@ -134,10 +140,12 @@ const make = Effect.gen(function* () {
           completionTokens: output ?? 0
         })
         return Effect.annotateCurrentSpan({
-          [GenAi.responseModel]: transcript.model,
           ...(firstChunkAt === undefined
             ? {}
-            : { [GenAi.responseTimeToFirstChunk]: (firstChunkAt - startedAt) / 1000 }),
+            : {
+                [GenAi.responseModel]: transcript.model,
+                [GenAi.responseTimeToFirstChunk]: (firstChunkAt - startedAt) / 1000
+              }),
           ...(finished === undefined
             ? {}
             : { [GenAi.responseFinishReasons]: [finished.reason.replace("-", "_")] }),
@@ -154,7 +162,7 @@ const make = Effect.gen(function* () {
           override
         }),
         take
-      ).pipe(Effect.onExit(conclude))
+      ).pipe(Effect.onExit(conclude), Effect.tapError(warnOf))
       emit({ level: "node", type: "llm_streaming", data: { phase: "finished", details: transcript.model } })
       return calls
     },
@@ -243,7 +251,7 @@ const make = Effect.gen(function* () {
           data: {
             phase: "analyzing",
             node: "process_input",
-            details: `${turn.history.length} earlier turns in this session`
+            details: `earlier turns in this session: ${turn.history.length}`
           }
         })
       )

@@ -180,6 +180,8 @@ const make = Effect.gen(function* () {
   yield* beat.pipe(
     Effect.andThen(ends.keepLate),
     Effect.catch((error) => Effect.logWarning("The heartbeat was missed", error.message)),
+    // Without a heartbeat the other processes would take this one for dead.
+    Effect.catchDefect((defect) => Effect.logError("The heartbeat failed unexpectedly", defect)),
     Effect.repeat(Schedule.spaced(heartbeatEvery)),
     Effect.delay(heartbeatEvery),
     Effect.withTracerEnabled(false),
@@ -254,6 +256,9 @@ const make = Effect.gen(function* () {
         Effect.exit
       )
       const outcome = outcomeOf(exit, turn.cancelled)
+      if (Exit.isFailure(exit) && outcome.errorCode?.startsWith("LLM_") === true) {
+        yield* Effect.logWarning("The model did not answer", exit.cause)
+      }
       if (Exit.isFailure(exit) && outcome.errorCode === "INTERNAL_ERROR") {
         yield* Effect.logError("A turn failed unexpectedly", exit.cause)
       }

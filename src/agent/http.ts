@@ -5,7 +5,8 @@ import { DateTime, Effect } from "effect"
 import { type HttpServerRequest, HttpServerResponse } from "effect/http"
 import { HttpApiBuilder } from "effect/http-api"
 import { Api } from "../api/Api.ts"
-import { UpgradeRequiredProblem } from "../api/Problems.ts"
+import { ForbiddenProblem, UpgradeRequiredProblem } from "../api/Problems.ts"
+import { AppConfig } from "../Config.ts"
 import { Metrics } from "../observability/Metrics.ts"
 import { unavailable } from "../server/unavailable.ts"
 import type { SessionId } from "../sessions/Session.ts"
@@ -40,17 +41,33 @@ const failure = (result: TurnResult) =>
         error_code: result.errorCode ?? "CANCELLED"
       }
 
-const socket = (
-  turns: Turns["Service"],
-  metrics: Metrics["Service"],
-  request: HttpServerRequest.HttpServerRequest
-) =>
-  request.upgrade.pipe(
-    Effect.mapError(() => new UpgradeRequiredProblem({ detail: "Connect with a WebSocket client." })),
-    Effect.flatMap(serveChatSocket(turns, metrics)),
-    // Not sent: the connection was answered when it became a WebSocket.
-    Effect.as(HttpServerResponse.empty({ status: 101 }))
-  )
+/**
+ * Browsers let any page open a WebSocket to any address, and to this machine's: a page of another origin is let in
+ * only where `CORS_ORIGINS` names it. Programs send no origin.
+ */
+const isForeign = ({ headers }: HttpServerRequest.HttpServerRequest, allowed: ReadonlyArray<string>) =>
+  headers.origin !== undefined &&
+  !allowed.includes(headers.origin) &&
+  !allowed.includes("*") &&
+  (!URL.canParse(headers.origin) || new URL(headers.origin).host !== headers.host)
+
+/** Serves WebSockets over the turns. */
+const makeSocket = Effect.gen(function* () {
+  const turns = yield* Turns
+  const metrics = yield* Metrics
+  const { corsOrigins } = yield* AppConfig
+  return (request: HttpServerRequest.HttpServerRequest) =>
+    isForeign(request, corsOrigins)
+      ? new ForbiddenProblem({
+          detail: "Pages of this origin may not connect. CORS_ORIGINS names those that may."
+        })
+      : request.upgrade.pipe(
+          Effect.mapError(() => new UpgradeRequiredProblem({ detail: "Connect with a WebSocket client." })),
+          Effect.flatMap(serveChatSocket(turns, metrics)),
+          // Not sent: the connection was answered when it became a WebSocket.
+          Effect.as(HttpServerResponse.empty({ status: 101 }))
+        )
+})
 
 type Sent = Parameters<typeof turnRequest>[0]
 
@@ -62,6 +79,7 @@ export const layerChatHandlers = HttpApiBuilder.group(
     const sessions = yield* Sessions
     const metrics = yield* Metrics
     const makeSseBody = yield* makeSseBodies
+    const socket = yield* makeSocket
 
     const sseBody = (turn: Turn) => {
       metrics.streamOpened("sse")
@@ -128,7 +146,7 @@ export const layerChatHandlers = HttpApiBuilder.group(
       .handle("history", ({ params, query: { limit = 50, offset = 0, include_metadata = false } }) =>
         history(params.session_id, { limit, offset }, include_metadata)
       )
-      .handle("socket", ({ request }) => socket(turns, metrics, request))
+      .handle("socket", ({ request }) => socket(request))
   })
 )
 
@@ -136,9 +154,8 @@ export const layerRootSocketHandlers = HttpApiBuilder.group(
   Api,
   "rootSocket",
   Effect.fnUntraced(function* (handlers) {
-    const turns = yield* Turns
-    const metrics = yield* Metrics
-    return handlers.handle("socket", ({ request }) => socket(turns, metrics, request))
+    const socket = yield* makeSocket
+    return handlers.handle("socket", ({ request }) => socket(request))
   })
 )
 

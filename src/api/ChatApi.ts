@@ -6,7 +6,7 @@ import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema, OpenApi } from "effect/ht
 import { ChatEvent } from "../agent/TurnEvent.ts"
 import { SessionId } from "../sessions/Session.ts"
 import { absent, ClientName, flag, JsonObject, limited, MessageText, Success, Timestamp } from "./Fields.ts"
-import { UpgradeRequiredProblem } from "./Problems.ts"
+import { ForbiddenProblem, UpgradeRequiredProblem } from "./Problems.ts"
 import { Authorization } from "./Security.ts"
 
 export const ModelVariant = Schema.Literals(["default", "fast", "creative"])
@@ -86,7 +86,10 @@ export const ControlFrame = Schema.Union([
   Schema.Struct({ type: Schema.Literal("close") })
 ]).annotate({ identifier: "ControlFrame" })
 
-const socket = { success: HttpApiSchema.Empty(101), error: UpgradeRequiredProblem }
+const socket = {
+  success: HttpApiSchema.Empty(101),
+  error: [UpgradeRequiredProblem, ForbiddenProblem] as const
+}
 
 const socketDescription =
   "WebSocket, text frames of JSON: `ChatFrame` and `ControlFrame` from the client, `ChatEvent` from the server."

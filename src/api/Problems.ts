@@ -53,6 +53,12 @@ export class UnauthorizedProblem extends HttpApiError.Problem<UnauthorizedProble
   { detail: Schema.String, error_code: Schema.tag("UNAUTHORIZED"), ...ids }
 ) {}
 
+export class ForbiddenProblem extends HttpApiError.Problem<ForbiddenProblem>()(
+  "ForbiddenProblem",
+  declared("FORBIDDEN", 403, "This is not allowed"),
+  { detail: Schema.String, error_code: Schema.tag("FORBIDDEN"), ...ids }
+) {}
+
 export class SessionNotFoundProblem extends HttpApiError.Problem<SessionNotFoundProblem>()(
   "SessionNotFoundProblem",
   declared("SESSION_NOT_FOUND", 404, "There is no such session"),

@@ -128,6 +128,30 @@ const inTime = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | D
     )
   )
 
+/**
+ * At most 5 s. What is given up is interrupted and not waited for: a server that has gone silent keeps the driver for
+ * another 10 s, cancelling the statement and then waiting for the end of it. Inside a transaction it is waited for,
+ * since its ROLLBACK needs the same connection.
+ */
+const bounded = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | DbUnavailable, R> =>
+  Effect.flatMap(CurrentTransaction, (transaction) =>
+    transaction !== undefined
+      ? Effect.timeoutOrElse(effect, { duration: statementTimeout, orElse: () => timedOut })
+      : Effect.uninterruptibleMask((restore) =>
+          Effect.flatMap(Effect.forkDetach(restore(effect), { startImmediately: true }), (fiber) =>
+            restore(
+              Effect.timeoutOrElse(Fiber.join(fiber), {
+                duration: statementTimeout,
+                orElse: () => {
+                  fiber.interruptUnsafe()
+                  return timedOut
+                }
+              })
+            ).pipe(Effect.onInterrupt(() => Fiber.interrupt(fiber)))
+          )
+        )
+  )
+
 const translate = <A, E, R>(
   effect: Effect.Effect<A, E, R>
 ): Effect.Effect<A, Exclude<E, SqlError.SqlError> | DbUnavailable, R> =>

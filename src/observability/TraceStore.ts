@@ -178,7 +178,7 @@ const make = Effect.gen(function* () {
       else traceSpansDropped.updateUnsafe(1, Context.empty())
     },
     addSample: (sample) => {
-      if (samples.length < maxWaiting) samples.push(sample)
+      if (tracing.store && samples.length < maxWaiting) samples.push(sample)
     },
     flush,
     turn: (turnId) =>

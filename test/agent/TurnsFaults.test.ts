@@ -1,6 +1,7 @@
 import { assert, layer } from "@effect/vitest"
 import { ConfigProvider, Context, Deferred, Duration, Effect, Fiber, Layer, References } from "effect"
 import { SqlClient } from "effect/sql"
+import { TestClock } from "effect/testing"
 import { Agent } from "../../src/agent/Agent.ts"
 import { type Turn, TurnPace, type TurnRequest, Turns, TurnsUnavailable } from "../../src/agent/Turns.ts"
 import { TurnsRepo } from "../../src/agent/TurnsRepo.ts"
@@ -182,6 +183,40 @@ layer(TestDb.layer, { excludeTestServices: true })("Turns", (it) => {
       const messages = yield* sql`SELECT role FROM messages WHERE session_id = 'lost answer'`
       assert.strictEqual(messages.length, 2)
     })
+  )
+
+  it.effect("a process that could not say that it lives is no judge of others until it has for a while", () =>
+    Effect.gen(function* () {
+      let state: "well" | "away" | "bug" = "well"
+      const judged: Array<boolean> = []
+      yield* makeTurns(() => ({
+        heartbeat: (_, judges) =>
+          Effect.suspend(() => {
+            judged.push(judges)
+            return state === "well"
+              ? Effect.succeed(0)
+              : state === "away"
+                ? away
+                : Effect.die(new Error("a bug"))
+          })
+      }))
+      const judgedFor = (duration: Duration.Input) =>
+        Effect.gen(function* () {
+          judged.length = 0
+          yield* TestClock.adjust(duration)
+          assert.isAbove(judged.length, 10)
+          return new Set(judged)
+        })
+      assert.deepStrictEqual(yield* judgedFor("30 seconds"), new Set([true]))
+      for (const fault of ["away", "bug"] as const) {
+        state = fault
+        yield* TestClock.adjust("1 minute")
+        state = "well"
+        assert.deepStrictEqual(yield* judgedFor("9 seconds"), new Set([false]))
+        yield* TestClock.adjust("2 seconds")
+        assert.deepStrictEqual(yield* judgedFor("9 seconds"), new Set([true]))
+      }
+    }).pipe(Effect.provide(TestClock.layer()), Effect.provideService(References.MinimumLogLevel, "None"))
   )
 
   it.effect("cancelling twice, or a turn that has ended, changes nothing", () =>

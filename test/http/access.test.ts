@@ -29,6 +29,10 @@ const server = TestServer.layer(() => Reply.text("Hello there."), {
   CORS_ORIGINS: origins.join(",")
 })
 
+const handshake = (path: string, headers: string) =>
+  `GET ${path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${headers}\r\n`
+const closeFrame = new Uint8Array([0x88, 0x80, 0, 0, 0, 0])
+
 layer(server, { excludeTestServices: true })("with API keys and origins", (it) => {
   for (const route of routes) {
     const open = isOpen(route.path.slice("/api/v1".length))
@@ -64,9 +68,6 @@ layer(server, { excludeTestServices: true })("with API keys and origins", (it) =
 
   it.effect("a WebSocket handshake needs a key", () =>
     Effect.gen(function* () {
-      const handshake = (path: string, key: string) =>
-        `GET ${path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${key}\r\n`
-      const closeFrame = new Uint8Array([0x88, 0x80, 0, 0, 0, 0])
       for (const path of ["/ws", "/api/v1/chat/ws"]) {
         for (const key of ["", "X-API-Key: wrong\r\n"]) {
           const refused = readAnswer(yield* exchange(handshake(path, key)))
@@ -154,6 +155,20 @@ layer(
     excludeTestServices: true
   }
 )("with one origin", (it) => {
+  it.effect("pages of others may not open a WebSocket, its own and this server's may", () =>
+    Effect.gen(function* () {
+      for (const path of ["/ws", "/api/v1/chat/ws"]) {
+        for (const origin of ["https://evil.example", "null", "http://y"]) {
+          const refused = readAnswer(yield* exchange(handshake(path, `Origin: ${origin}\r\n`)))
+          assertProblem(refused, { status: 403, code: "FORBIDDEN" })
+        }
+        for (const origin of ["", "Origin: https://app.example\r\n", "Origin: http://x\r\n"]) {
+          assert.match(yield* exchange(handshake(path, origin), closeFrame), /^HTTP\/1\.1 101 /)
+        }
+      }
+    })
+  )
+
   it.effect("others are not told of it", () =>
     Effect.gen(function* () {
       const { headers } = yield* call("/api/v1/health/live", { headers: { origin: "https://evil.example" } })

@@ -55,6 +55,23 @@ layer(LoggedApp.layer, { excludeTestServices: true })("log lines of a server", (
     })
   )
 
+  it.effect("about a model that fails: what its server said", () =>
+    Effect.gen(function* () {
+      const { lines, model, url } = yield* LoggedApp
+      model.push(Reply.status(404, { body: { error: { message: "There is no model scripted" } } }))
+      const before = lines.length
+      yield* ask(`${url}/api/v1/chat`, { message: "hi", session_id: "log-3" })
+      const [line, ...others] = lines.slice(before).map(parse)
+      assert.lengthOf(others, 0)
+      assert.strictEqual(line?.level, "Warn")
+      assert.match(
+        String(line?.message),
+        /^The model failed: scripted: rejected: .*There is no model scripted/
+      )
+      assert.strictEqual(line?.session_id, "log-3")
+    })
+  )
+
   it.effect("in any other request: its ids", () =>
     Effect.gen(function* () {
       const { lines, url } = yield* LoggedApp

@@ -304,8 +304,8 @@ layer(TracedApp.layer([], { tools: tools.layer }), { excludeTestServices: true }
     it.effect("a model that refuses", () =>
       Effect.gen(function* () {
         const { model, otlp, url } = yield* TracedApp
-        model.push(Reply.status(401))
-        const stream = yield* openStream(`${url}/api/v1/chat/stream?message=hi&session_id=refused`)
+        model.push(Reply.status(401, { body: { error: { message: "No answer to: hi, marigold" } } }))
+        const stream = yield* openStream(`${url}/api/v1/chat/stream?message=hi,+marigold`)
         yield* stream.until("error")
         const traceId = stream.headers.get("traceparent")?.split("-")[1] ?? ""
         const spans = yield* traceOf(otlp, traceId, "GET /api/v1/chat/stream")
@@ -320,8 +320,9 @@ layer(TracedApp.layer([], { tools: tools.layer }), { excludeTestServices: true }
           "TurnFailed",
           "The language model is not available at the moment."
         ])
-        assert.isDefined(told.POST)
+        assert.deepStrictEqual(told.POST, ["AuthenticationError", "the model's server failed"])
         assert.strictEqual(named(spans, "POST")[0]?.attributes["http.response.status_code"], 401)
+        assert.notInclude(textOf(spans), "marigold")
       })
     )
 
