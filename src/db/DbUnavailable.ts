@@ -25,6 +25,9 @@ const statementTimeout = Duration.seconds(5)
 
 const retries = 3
 
+/** Nothing is tried again later than that: connecting alone may take 5 s, and four times of those would be too long. */
+const retriedFor = Duration.seconds(4)
+
 const backoff = Schedule.exponential("50 millis", 2).pipe(Schedule.jittered)
 
 /** The SQLSTATE of a failure, where the server sent one. */
@@ -110,11 +113,23 @@ const CurrentTransaction = Context.Reference<unknown>("effect/sql/CurrentTransac
   defaultValue: () => undefined
 })
 
+const timedOut = Effect.suspend(() =>
+  Effect.fail(new DbUnavailable({ reason: "timeout", cause: new Error("No answer in time") }))
+)
+
 /**
  * Does not wait for what runs out of time to end: the driver takes seconds more to give up a connection whose other end
- * is silent. It is interrupted, and goes on ending by itself.
+ * is silent. It is interrupted, and goes on ending by itself. Inside a transaction it is waited for, since what comes
+ * next, a ROLLBACK if nothing else, needs the same connection.
  */
 const inTime = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | DbUnavailable, R> =>
+  Effect.flatMap(CurrentTransaction, (transaction) =>
+    transaction === undefined
+      ? detachedInTime(effect)
+      : Effect.timeoutOrElse(effect, { duration: statementTimeout, orElse: () => timedOut })
+  )
+
+const detachedInTime = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | DbUnavailable, R> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(Effect.forkDetach(restore(effect), { startImmediately: true }), (fiber) =>
       restore(Effect.timeoutOption(Fiber.await(fiber), statementTimeout)).pipe(
@@ -122,34 +137,10 @@ const inTime = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | D
         Effect.flatMap((exit): Effect.Effect<A, E | DbUnavailable> => {
           if (Option.isSome(exit)) return exit.value
           fiber.interruptUnsafe()
-          return Effect.fail(new DbUnavailable({ reason: "timeout", cause: new Error("No answer in time") }))
+          return timedOut
         })
       )
     )
-  )
-
-/**
- * At most 5 s. What is given up is interrupted and not waited for: a server that has gone silent keeps the driver for
- * another 10 s, cancelling the statement and then waiting for the end of it. Inside a transaction it is waited for,
- * since its ROLLBACK needs the same connection.
- */
-const bounded = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | DbUnavailable, R> =>
-  Effect.flatMap(CurrentTransaction, (transaction) =>
-    transaction !== undefined
-      ? Effect.timeoutOrElse(effect, { duration: statementTimeout, orElse: () => timedOut })
-      : Effect.uninterruptibleMask((restore) =>
-          Effect.flatMap(Effect.forkDetach(restore(effect), { startImmediately: true }), (fiber) =>
-            restore(
-              Effect.timeoutOrElse(Fiber.join(fiber), {
-                duration: statementTimeout,
-                orElse: () => {
-                  fiber.interruptUnsafe()
-                  return timedOut
-                }
-              })
-            ).pipe(Effect.onInterrupt(() => Fiber.interrupt(fiber)))
-          )
-        )
   )
 
 const translate = <A, E, R>(
@@ -185,7 +176,7 @@ export const guard = <A, E, R>(
  * the answer was lost. With `idempotent: true` it is: say so only where running it twice does what once does
  * (a read, `ON CONFLICT DO NOTHING` on a key the caller chose, an update to a fixed value).
  *
- * Every retry is an event `db.retry` on the current span.
+ * Nothing is tried again after the first 4 s. Every retry is an event `db.retry` on the current span.
  */
 export const retrying = <A, E, R>(
   effect: Effect.Effect<A, E, R>,
@@ -194,26 +185,23 @@ export const retrying = <A, E, R>(
   const attempt = inTime(effect)
   const mayRepeat = (kind: Availability["kind"]) =>
     kind === "conflict" || kind === "refused" || (kind === "lost" && options.idempotent === true)
-  const retried = Effect.suspend(() => {
+  const retried = Effect.clockWith((clock) => {
+    const startedAt = clock.currentTimeMillisUnsafe()
     let attempts = 0
+    const repeatable = (cause: Cause.Cause<unknown>): Unavailable | undefined => {
+      const found = unavailability(cause)
+      const isLate = clock.currentTimeMillisUnsafe() - startedAt >= Duration.toMillis(retriedFor)
+      return found === undefined || isLate || !mayRepeat(found.kind) ? undefined : found
+    }
     return attempt.pipe(
       // Schedules see errors only, and a connection lost in a transaction arrives as a defect.
       Effect.catchCause((cause) => Effect.fail(cause)),
       Effect.tapError((cause) => {
-        const found = unavailability(cause)
+        const found = repeatable(cause)
         attempts++
-        return found === undefined || !mayRepeat(found.kind) || attempts > retries
-          ? Effect.void
-          : retryEvent(attempts, found)
+        return found === undefined || attempts > retries ? Effect.void : retryEvent(attempts, found)
       }),
-      Effect.retry({
-        schedule: backoff,
-        times: retries,
-        while: (cause) => {
-          const found = unavailability(cause)
-          return found !== undefined && mayRepeat(found.kind)
-        }
-      }),
+      Effect.retry({ schedule: backoff, times: retries, while: (cause) => repeatable(cause) !== undefined }),
       Effect.catch((cause) => Effect.failCause(cause))
     )
   })
@@ -222,7 +210,7 @@ export const retrying = <A, E, R>(
   )
 }
 
-const retryEvent = (attempt: number, found: Unavailable) =>
+const retryEvent = (attempt: number, found: Unavailable) => (console.log("DBRETRY", performance.now(), attempt, found.kind, found.error.reason.operation, String(found.error.reason.cause)),
   Effect.flatMap(
     Effect.clockWith((clock) => clock.currentTimeNanos),
     (now) =>
@@ -231,4 +219,4 @@ const retryEvent = (attempt: number, found: Unavailable) =>
           span.value.event("db.retry", now, { attempt, "error.type": found.error.reason._tag })
         }
       })
-  )
+  ))

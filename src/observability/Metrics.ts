@@ -61,7 +61,7 @@ const openTurns = Metric.gauge("turns_open", { description: "Turns accepted and 
 const openStreams = Metric.gauge("streams_open", { description: "Event streams being sent, by transport" })
 const poolSize = Metric.gauge("db_pool_size", { description: "Connections the database pool may open" })
 const loopDelay = Metric.gauge("nodejs_eventloop_delay_seconds", {
-  description: "Event-loop delay since the last scrape, by quantile"
+  description: "Event-loop delay since the last scrape, by percentile, in seconds"
 })
 const memory = Metric.gauge("process_memory_bytes", { description: "Memory, by kind" })
 const uptime = Metric.gauge("process_uptime_seconds", { description: "Seconds since the process began" })
@@ -175,9 +175,11 @@ const make = Effect.gen(function* () {
   })
 })
 
+const loopSampleMillis = 20
+
 /** Measures the process itself, on every scrape. */
 const processMetrics = Effect.gen(function* () {
-  const delay = monitorEventLoopDelay({ resolution: 20 })
+  const delay = monitorEventLoopDelay({ resolution: loopSampleMillis })
   delay.enable()
   let collected = 0
   const observer = new PerformanceObserver((list) => {
@@ -199,9 +201,11 @@ const processMetrics = Effect.gen(function* () {
     yield* set(memory, usage.heapTotal, { kind: "heap_total" })
     yield* set(memory, usage.external, { kind: "external" })
     yield* set(uptime, process.uptime())
-    for (const quantile of [50, 99]) {
-      const nanos = delay.percentile(quantile)
-      yield* set(loopDelay, Number.isFinite(nanos) ? nanos / 1e9 : 0, { quantile: `0.${quantile}` })
+    for (const percentile of [50, 99]) {
+      const nanos = delay.percentile(percentile)
+      // Node measures from sample to sample, so that even an idle loop shows the time between two.
+      const late = nanos / 1e9 - loopSampleMillis / 1e3
+      yield* set(loopDelay, Number.isFinite(late) ? Math.max(late, 0) : 0, { percentile: String(percentile) })
     }
     delay.reset()
     const spent = collected

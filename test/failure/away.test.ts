@@ -131,12 +131,16 @@ describe.skipIf(serverUrl === undefined)("a database server that is away (TEST_D
           yield* assertServing(rig)
           yield* rig.freeze
           // More than there are connections.
-          const answers = yield* Effect.forEach(
+          const frozenAt = performance.now()
+        const answers = yield* Effect.forEach(
             Array.from({ length: 8 }, (_, n) => n),
             (n) => ask(`${rig.url}/api/v1/chat`, sent(`frozen-${n}`)),
             { concurrency: "unbounded" }
           )
           for (const answer of answers) assertUnavailable(answer)
+          // 5 s, or twice that where a connection was being opened already, which is tried once more. Not the 20 s that
+          // four attempts would take, nor the 15 s in which the driver gives up a connection.
+          assert.isBelow(performance.now() - frozenAt, 13_000)
           yield* rig.comeBack
           yield* eventually(isReady(rig.url), (ready) => ready)
           yield* assertServing(rig)

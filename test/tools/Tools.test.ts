@@ -261,8 +261,10 @@ describe("telemetry", () => {
           parent: span.parentName,
           ...Object.fromEntries(span.attributes)
         }))
-        const ok = { duration_ms: 0, success: true }
+        const operation = { "gen_ai.operation.name": "execute_tool" }
+        const ok = { ...operation, duration_ms: 0, success: true }
         const bad = (type: string, message: string) => ({
+          ...operation,
           duration_ms: 0,
           success: false,
           "error.type": type,
