@@ -30,6 +30,7 @@ const server = createServer((incoming, response) => {
       response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" })
       answer.setEncoding("utf8")
       let rest = ""
+      let reply = ""
       answer.on("data", (piece: string) => {
         const text = rest + piece
         let out = ""
@@ -42,13 +43,14 @@ const server = createServer((incoming, response) => {
           if (data === "[DONE]") continue
           const content: unknown = JSON.parse(data).choices[0]?.delta.content
           if (typeof content === "string" && content !== "") {
+            reply += content
             out += `${eventHead("delta")},"content":${JSON.stringify(content)}}\n\n`
           }
         }
         rest = text.slice(at)
         if (out !== "") response.write(out)
       })
-      answer.on("end", () => response.end(`${eventHead("end")}}\n\n`))
+      answer.on("end", () => response.end(`${eventHead("end")},"content":${JSON.stringify(reply)}}\n\n`))
     })
     upstream.on("error", () => response.destroy())
     response.on("close", () => {

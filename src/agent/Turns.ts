@@ -256,9 +256,6 @@ const make = Effect.gen(function* () {
         Effect.exit
       )
       const outcome = outcomeOf(exit, turn.cancelled)
-      if (Exit.isFailure(exit) && outcome.errorCode?.startsWith("LLM_") === true) {
-        yield* Effect.logWarning("The model did not answer", exit.cause)
-      }
       if (Exit.isFailure(exit) && outcome.errorCode === "INTERNAL_ERROR") {
         yield* Effect.logError("A turn failed unexpectedly", exit.cause)
       }

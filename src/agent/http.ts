@@ -139,14 +139,22 @@ export const layerChatHandlers = HttpApiBuilder.group(
       }
     }, unavailable)
 
-    return handlers
-      .handle("send", ({ payload }) => (payload.stream === true ? stream(payload) : reply(payload)))
-      .handle("stream", ({ payload }) => stream(payload))
-      .handle("streamByQuery", ({ query }) => stream(query))
-      .handle("history", ({ params, query: { limit = 50, offset = 0, include_metadata = false } }) =>
-        history(params.session_id, { limit, offset }, include_metadata)
-      )
-      .handle("socket", ({ request }) => socket(request))
+    return (
+      handlers
+        .handle("send", ({ payload }) => (payload.stream === true ? stream(payload) : reply(payload)))
+        .handle("stream", ({ payload }) => stream(payload))
+        // An `EventSource` that lost its connection asks again by itself, with the id of the last event it saw. The turn
+        // was accepted then, and must not be done twice: 204 tells the browser to stop asking.
+        .handle("streamByQuery", ({ query, request }) =>
+          request.headers["last-event-id"] === undefined
+            ? stream(query)
+            : Effect.succeed(HttpServerResponse.empty({ status: 204 }))
+        )
+        .handle("history", ({ params, query: { limit = 50, offset = 0, include_metadata = false } }) =>
+          history(params.session_id, { limit, offset }, include_metadata)
+        )
+        .handle("socket", ({ request }) => socket(request))
+    )
   })
 )
 

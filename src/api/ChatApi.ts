@@ -100,7 +100,10 @@ export class ChatApi extends HttpApiGroup.make("chat")
   .add(
     HttpApiEndpoint.post("send", "/chat", { payload: ChatRequest, success: [ChatReply, events] }),
     HttpApiEndpoint.post("stream", "/chat/stream", { payload: ChatRequest, success: events }),
-    HttpApiEndpoint.get("streamByQuery", "/chat/stream", { query: conversation, success: events }),
+    HttpApiEndpoint.get("streamByQuery", "/chat/stream", {
+      query: conversation,
+      success: [events, HttpApiSchema.NoContent]
+    }),
     HttpApiEndpoint.get("history", "/chat/history/:session_id", {
       params: { session_id: SessionId },
       query: {

@@ -210,7 +210,7 @@ export const retrying = <A, E, R>(
   )
 }
 
-const retryEvent = (attempt: number, found: Unavailable) => (console.log("DBRETRY", performance.now(), attempt, found.kind, found.error.reason.operation, String(found.error.reason.cause)),
+const retryEvent = (attempt: number, found: Unavailable) =>
   Effect.flatMap(
     Effect.clockWith((clock) => clock.currentTimeNanos),
     (now) =>
@@ -219,4 +219,4 @@ const retryEvent = (attempt: number, found: Unavailable) => (console.log("DBRETR
           span.value.event("db.retry", now, { attempt, "error.type": found.error.reason._tag })
         }
       })
-  ))
+  )

@@ -3,8 +3,8 @@
  *
  * What comes faster than it can be written is dropped and counted. Nothing ever waits for it but a reader.
  */
-import { Context, Duration, Effect, Layer, Metric, Schedule, Semaphore } from "effect"
-import { SqlClient } from "effect/sql"
+import { Cause, Clock, Context, Duration, Effect, Layer, Metric, Schedule, Semaphore } from "effect"
+import { SqlClient, type SqlError } from "effect/sql"
 import { AppConfig } from "../Config.ts"
 import { type DbUnavailable, guard } from "../db/DbUnavailable.ts"
 import { toJsonb } from "../db/Storable.ts"
@@ -12,9 +12,13 @@ import { traceSpansDropped } from "./Metrics.ts"
 import type { EndedSpan } from "./RecordedSpan.ts"
 
 const maxWaiting = 20_000
-const batchSize = 2_000
+/** A row takes the embedded database some 70 µs, and the statements of turns get their turn between two batches. */
+const batchSize = 250
+/** Rows removed at once. */
+const sliceSize = 2_000
 const writeEvery = Duration.seconds(1)
-const cleanEvery = Duration.minutes(10)
+const cleanEveryMillis = 600_000
+const warnEveryMillis = 60_000
 
 /** One turn's response time. */
 export interface TurnSample {
@@ -68,6 +72,12 @@ export class TraceStore extends Context.Service<
   )
 }
 
+/** Nearly all there is can be stored as it is, and looking at each text is what costs. */
+const json = (value: unknown): string => {
+  const text = JSON.stringify(value)
+  return /\\u(?:0000|d[89a-f])/i.test(text) ? toJsonb(value) : text
+}
+
 const plain = (attributes: ReadonlyMap<string, unknown>): Record<string, unknown> => {
   const record: Record<string, unknown> = {}
   for (const [key, value] of attributes) {
@@ -80,8 +90,8 @@ const make = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
   const { databaseUrl, tracing } = yield* AppConfig
   const writing = Semaphore.makeUnsafe(1)
-  let spans: Array<EndedSpan> = []
-  let samples: Array<TurnSample> = []
+  const spans: Array<EndedSpan> = []
+  const samples: Array<TurnSample> = []
 
   const insertSpans = (batch: ReadonlyArray<EndedSpan>) =>
     sql`
@@ -91,7 +101,7 @@ const make = Effect.gen(function* () {
       )
       SELECT
         t, s, p, n, ${tracing.serviceName}, o, to_timestamp(b / 1000), d, coalesce(a, '{}'::jsonb), e, u
-      FROM jsonb_to_recordset(${toJsonb(
+      FROM jsonb_to_recordset(${json(
         batch.map((span) => ({
           t: span.traceId,
           s: span.spanId,
@@ -107,13 +117,15 @@ const make = Effect.gen(function* () {
       )}::text::jsonb) AS x (
         t text, s text, p text, n text, o text, b double precision, d double precision, a jsonb, e text, u text
       )
+      -- What was deleted while its spans waited stays deleted.
+      WHERE e IS NULL OR EXISTS (SELECT FROM sessions WHERE id = e)
       ON CONFLICT DO NOTHING`
 
   const insertSamples = (batch: ReadonlyArray<TurnSample>) =>
     sql`
       INSERT INTO performance_metrics (session_id, endpoint, response_time_ms, status, recorded_at)
-      SELECT s, e, r, o, to_timestamp(t / 1000)
-      FROM jsonb_to_recordset(${toJsonb(
+      SELECT sessions.id, e, r, o, to_timestamp(t / 1000)
+      FROM jsonb_to_recordset(${json(
         batch.map((sample) => ({
           s: sample.sessionId,
           e: sample.endpoint,
@@ -121,52 +133,98 @@ const make = Effect.gen(function* () {
           o: sample.status,
           t: sample.at
         }))
-      )}::text::jsonb) AS x (s text, e text, r double precision, o text, t double precision)`
+      )}::text::jsonb) AS x (s text, e text, r double precision, o text, t double precision)
+      LEFT JOIN sessions ON sessions.id = s`
 
-  const writeBatch = Effect.suspend(() => {
-    const spanBatch = spans.slice(0, batchSize)
-    const sampleBatch = samples.slice(0, batchSize)
-    spans = spans.slice(batchSize)
-    samples = samples.slice(batchSize)
-    return Effect.gen(function* () {
-      if (spanBatch.length > 0) yield* insertSpans(spanBatch)
-      if (sampleBatch.length > 0) yield* insertSamples(sampleBatch)
-    }).pipe(
-      guard,
-      Effect.tapError(() => Metric.update(traceSpansDropped, spanBatch.length))
-    )
-  })
+  const drop = (count: number) => Metric.update(traceSpansDropped, count)
 
-  const flush = Effect.whileLoop({
-    while: () => spans.length + samples.length > 0,
-    body: () => writeBatch,
-    step: () => {}
+  let warnedAt = Number.NEGATIVE_INFINITY
+  const warn = (what: string, problem: unknown) =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) => {
+      if (now - warnedAt < warnEveryMillis) return Effect.void
+      warnedAt = now
+      return Effect.logWarning(what, problem)
+    })
+
+  /** Writes the oldest of what waits. It goes on waiting when the database is away; what can't be written is dropped. */
+  const write = <A>(
+    waiting: Array<A>,
+    insert: (batch: ReadonlyArray<A>) => Effect.Effect<unknown, SqlError.SqlError>,
+    onDrop: (count: number) => Effect.Effect<void>
+  ) =>
+    Effect.suspend(() => {
+      const batch = waiting.slice(0, batchSize)
+      if (batch.length === 0) return Effect.void
+      return guard(insert(batch)).pipe(
+        Effect.catchDefect((defect) =>
+          Effect.andThen(
+            onDrop(batch.length),
+            warn("Spans could not be kept and are dropped", Cause.die(defect))
+          )
+        ),
+        Effect.andThen(Effect.sync(() => void waiting.splice(0, batch.length)))
+      )
+    })
+
+  let written = 0
+  const writeBatch = Effect.andThen(
+    Effect.suspend(() => {
+      written += Math.min(spans.length, batchSize)
+      return write(spans, insertSpans, drop)
+    }),
+    write(samples, insertSamples, () => Effect.void)
+  )
+
+  /** What waits now, and not what comes meanwhile: whoever reads has to get to it. */
+  const flush = Effect.suspend(() => {
+    let batches = Math.ceil(Math.max(spans.length, samples.length) / batchSize)
+    return Effect.whileLoop({ while: () => batches-- > 0, body: () => writeBatch, step: () => {} })
   }).pipe(writing.withPermit, Effect.withTracerEnabled(false))
 
-  const clean = Effect.gen(function* () {
-    const seconds = Duration.toSeconds(tracing.retention)
-    yield* sql`DELETE FROM trace_spans WHERE started_at < now() - make_interval(secs => ${seconds})`
-    yield* sql`DELETE FROM performance_metrics WHERE recorded_at < now() - make_interval(secs => ${seconds})`
-    // On a server of its own there is room; the embedded database shares this process's disk, and the oldest go.
-    if (databaseUrl === undefined) {
-      yield* sql`
-        DELETE FROM trace_spans WHERE started_at < (
-          SELECT started_at FROM trace_spans ORDER BY started_at DESC OFFSET ${tracing.maxRows} LIMIT 1
-        )`
-    }
-  }).pipe(guard, Effect.withTracerEnabled(false))
+  /** Slice by slice: one statement for all could take longer than a statement may. */
+  const removeBefore = (table: "trace_spans" | "performance_metrics", time: string, cutoff: Date) =>
+    Effect.repeat(
+      guard(sql`
+        DELETE FROM ${sql(table)} WHERE ctid = ANY(ARRAY(
+          SELECT ctid FROM ${sql(table)} WHERE ${sql(time)} < ${cutoff} LIMIT ${sliceSize} FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING 1`),
+      { until: (rows) => rows.length < sliceSize }
+    )
+
+  const clean = (now: number) =>
+    Effect.gen(function* () {
+      const cutoff = new Date(now - Duration.toMillis(tracing.retention))
+      for (const [table, time] of [
+        ["trace_spans", "started_at"],
+        ["performance_metrics", "recorded_at"]
+      ] as const) {
+        yield* removeBefore(table, time, cutoff)
+        // On a server of its own there is room; the embedded database shares this process's disk, and the oldest go.
+        if (databaseUrl !== undefined) continue
+        const [newest] = yield* guard(sql<{ readonly at: Date }>`
+          SELECT ${sql(time)} AS at FROM ${sql(table)} ORDER BY ${sql(time)} DESC OFFSET ${tracing.maxRows} LIMIT 1`)
+        if (newest !== undefined) yield* removeBefore(table, time, new Date(newest.at.getTime() + 1))
+      }
+    }).pipe(Effect.withTracerEnabled(false))
 
   if (tracing.store) {
-    const quietly = (effect: Effect.Effect<unknown, DbUnavailable>, what: string) =>
-      Effect.catch(effect, (error) => Effect.logWarning(`${what}: ${error.message}`))
-    yield* Effect.addFinalizer(() => quietly(flush, "The last spans could not be kept"))
-    yield* quietly(flush, "Spans could not be kept").pipe(
-      Effect.repeat(Schedule.spaced(writeEvery)),
-      Effect.forkScoped
+    let cleanedAt = yield* Clock.currentTimeMillis
+    const keep = Effect.gen(function* () {
+      yield* flush
+      const now = yield* Clock.currentTimeMillis
+      if (now - cleanedAt < cleanEveryMillis && written < tracing.maxRows / 10) return
+      cleanedAt = now
+      written = 0
+      yield* clean(now)
+    })
+    const quietly = Effect.catch((error: DbUnavailable) =>
+      warn("Spans can't be kept at the moment", error.message)
     )
-    yield* quietly(clean, "Old spans could not be removed").pipe(
-      Effect.delay(Duration.seconds(30)),
-      Effect.repeat(Schedule.spaced(cleanEvery)),
+    yield* Effect.addFinalizer(() => Effect.andThen(quietly(flush), drop(spans.length)))
+    yield* quietly(keep).pipe(
+      Effect.catchDefect((defect) => warn("Spans can't be kept", Cause.die(defect))),
+      Effect.repeat(Schedule.spaced(writeEvery)),
       Effect.forkScoped
     )
   }
@@ -193,7 +251,7 @@ const make = Effect.gen(function* () {
             trace_id AS "traceId", span_id AS "spanId", parent_span_id AS "parentSpanId", name, service, status,
             started_at AS "startedAt", (extract(epoch FROM started_at) * 1000)::double precision AS "startMillis",
             duration_ms AS "durationMillis", attributes
-          FROM trace_spans WHERE turn_id = ${turnId} ORDER BY started_at`
+          FROM trace_spans WHERE turn_id = ${turnId.toLowerCase()} ORDER BY started_at`
         return { ...turn, spans: stored }
       }).pipe(guard, Effect.withTracerEnabled(false))
   })

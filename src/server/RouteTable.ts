@@ -25,8 +25,8 @@ const routes: ReadonlyArray<Route> = (() => {
   HttpApi.reflect(Api, {
     onGroup: () => {},
     onEndpoint: ({ endpoint, successes }) => {
-      // Streams are not among them.
-      const isStream = successes.size === 0
+      // Streams are not among them, so what is left has no body.
+      const isStream = [...successes.keys()].every((status) => status === 204)
       found.push({ path: pattern(endpoint.path), methods: methodsOf(endpoint.method, isStream) })
     }
   })

@@ -132,7 +132,7 @@ describe.skipIf(serverUrl === undefined)("a database server that is away (TEST_D
           yield* rig.freeze
           // More than there are connections.
           const frozenAt = performance.now()
-        const answers = yield* Effect.forEach(
+          const answers = yield* Effect.forEach(
             Array.from({ length: 8 }, (_, n) => n),
             (n) => ask(`${rig.url}/api/v1/chat`, sent(`frozen-${n}`)),
             { concurrency: "unbounded" }

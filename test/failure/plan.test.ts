@@ -139,7 +139,8 @@ describe("a plan of three models", () => {
             const call = callOf(seen)
             assert.strictEqual(call?.failed, error !== undefined)
             assert.strictEqual(call?.attributes["gen_ai.request.model"], "main")
-            assert.strictEqual(call?.attributes["gen_ai.response.model"], model)
+            // Nobody answered when all failed before a word.
+            assert.strictEqual(call?.attributes["gen_ai.response.model"], said === "" ? undefined : model)
             assert.strictEqual(seen.spans.filter(({ name }) => name === "agent.call_llm").length, 1)
 
             const [, reply] = yield* historyOf(app.url, session_id)

@@ -99,6 +99,23 @@ layer(TestServer.layer(script, settings), { excludeTestServices: true })("the be
     })
   )
 
+  it.effect("an EventSource that connects again is told to stop, and its message is not answered twice", () =>
+    Effect.gen(function* () {
+      const path = "/api/v1/chat/stream?message=once&session_id=once"
+      const first = yield* call(path)
+      assert.strictEqual(first.status, 200)
+      const [id] = /^id: (.+)$/m.exec(first.text)?.slice(1) ?? []
+      assert.isDefined(id)
+      const again = yield* call(path, { headers: { "last-event-id": id ?? "" } })
+      assert.strictEqual(again.status, 204)
+      const { body } = yield* call("/api/v1/chat/history/once")
+      assert.deepStrictEqual(
+        body.messages.map(({ content }: Json) => content),
+        ["once", "Hello there."]
+      )
+    })
+  )
+
   it.effect("the history is oldest first, in pages", () =>
     Effect.gen(function* () {
       for (const message of ["one", "two", "three"]) yield* chat({ message, session_id: "pages" })
