@@ -239,7 +239,7 @@ layer(
         mid_stream: /^(?:true|false)$/,
         kind: /^[a-z_]+$/,
         percentile: /^\d+$/,
-        name: /^[a-z/]+$/,
+        name: /^(?:(?:model|tool)\/[\w.:-]+|other)$/,
         le: /^(?:[\d.]+|\+Inf)$/
       }
       for (const series of values.keys()) {

@@ -281,6 +281,36 @@ describe("TRACE_STORE", () => {
   )
 })
 
+describe.skipIf(TestDb.serverUrl === undefined)("a busy trace_spans (TEST_DATABASE_URL)", () => {
+  it.live("keeps no turn waiting, and gets its rows when it is free", () =>
+    Effect.gen(function* () {
+      const model = yield* ScriptedModel.make(() => Reply.text("Yes."))
+      const app = yield* AppServer.make(yield* Layer.build(TestDb.layer), model)
+      const taken = yield* Deferred.make<void>()
+      const given = yield* Deferred.make<void>()
+      const holder = yield* app.sql`LOCK TABLE trace_spans IN ACCESS EXCLUSIVE MODE`.pipe(
+        Effect.andThen(Deferred.succeed(taken, undefined)),
+        Effect.andThen(Deferred.await(given)),
+        app.sql.withTransaction,
+        Effect.forkChild
+      )
+      yield* Deferred.await(taken)
+      const startedAt = performance.now()
+      const turns: Array<string> = []
+      // Long enough for the store to run into the lock, and into the longest that a statement may take.
+      while (performance.now() - startedAt < 6_500) {
+        const askedAt = performance.now()
+        turns.push((yield* start(app.url, "busy")).turnId)
+        assert.isBelow(performance.now() - askedAt, 2_000)
+      }
+      yield* Deferred.succeed(given, undefined)
+      yield* Fiber.join(holder)
+      yield* traceOf(app.url, turns[0] ?? "")
+      yield* traceOf(app.url, turns.at(-1) ?? "")
+    })
+  )
+})
+
 describe("the trace store", () => {
   /** The store alone, over a database of its own, with what it logs. */
   const make = (

@@ -23,7 +23,6 @@ import type { ScriptedReply } from "./ScriptedModelReply.ts"
 
 export type {
   ScriptedMessage,
-  ScriptedOutcome,
   ScriptedRequest,
   ScriptedRequestBody
 } from "./ScriptedModelExchange.ts"
