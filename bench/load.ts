@@ -242,7 +242,9 @@ const runStreams = (job: Extract<LoadJob, { kind: "streams" }>): Promise<Streams
             stop(text.slice(0, 300))
           } else if (text.endsWith(lastChunk)) {
             const said = ending?.match(/@\d+;/g)?.length ?? 0
-            stop(said === tokens && said > 0 ? undefined : `${tokens} tokens of ${said}: ${text.slice(-300)}`)
+            // One that was still to begin when all were ended has nothing to say.
+            const isWhole = said === tokens && (said > 0 || fullFrom < now)
+            stop(isWhole ? undefined : `${tokens} tokens of ${said}: ${text.slice(-300)}`)
           }
         },
         onClosed: stop
