@@ -106,6 +106,7 @@ turns           ${held.length} in ${seconds.toFixed(1)} s, ${concurrency} at a t
     .map((way) => `${held.filter((one) => one.way === way).length} ${way}`)
     .join(", ")})
 ends            ${ended.end} end, ${ended.error} error, ${ended.cancelled} cancelled, ${held.length - ended.end - ended.error - ended.cancelled} none or several
+errors          ${held.flatMap(({ told, way }) => (told?.errorCode ? [`${told.errorCode} by ${way}: ${told.text}`] : [])).join("; ") || "none"}
 succeeded       ${percent(ended.end, turns)}
 took            p50 ${Math.round(
     quantile(
