@@ -46,7 +46,7 @@ const slowMillis = 6_000
 const opening = 32
 const openMillis = 12_000
 
-const options = (() => {
+const readOptions = () => {
   const { values } = parseArgs({
     options: {
       quick: { type: "boolean" },
@@ -73,6 +73,15 @@ const options = (() => {
     slowMillis: quick ? 3_000 : slowMillis,
     warmUp: quick ? { turns: 400, millis: 3_000 } : warmUp,
     databaseUrl: DATABASE_URL === "" ? undefined : DATABASE_URL
+  }
+}
+
+const options = (() => {
+  try {
+    return readOptions()
+  } catch (error) {
+    console.error(`${error instanceof Error ? error.message : error}\n\n${help}`)
+    process.exit(1)
   }
 })()
 
@@ -138,6 +147,7 @@ interface Progress {
   /** For what there was no time. */
   readonly leftOut: Array<string>
   schema: BenchSchema | undefined
+  isStopping: boolean
 }
 
 const run = async (progress: Progress): Promise<void> => {
@@ -167,7 +177,7 @@ const run = async (progress: Progress): Promise<void> => {
   ) => {
     for (const each of order) {
       const target = targets.find(({ name }) => name === each.name)
-      if (target === undefined || broken.has(each.name)) continue
+      if (target === undefined || broken.has(each.name) || progress.isStopping) continue
       if (performance.now() + millis > runMillis) {
         leftOut.push(`${phase}, ${each.name}`)
         continue
@@ -175,6 +185,7 @@ const run = async (progress: Progress): Promise<void> => {
       try {
         await measure(each, target)
       } catch (cause) {
+        if (progress.isStopping) return
         broken.add(each.name)
         problems.push(`${phase}, ${each.name}: ${cause instanceof Error ? cause.message : cause}`)
       }
@@ -213,11 +224,10 @@ const run = async (progress: Progress): Promise<void> => {
 
 const main = async (): Promise<void> => {
   if (options.help) return console.log(help)
-  const progress: Progress = { targets: [], problems: [], leftOut: [], schema: undefined }
-  let isStopping = false
+  const progress: Progress = { targets: [], problems: [], leftOut: [], schema: undefined, isStopping: false }
   const stop = async (why?: string) => {
-    if (isStopping) return
-    isStopping = true
+    if (progress.isStopping) return
+    progress.isStopping = true
     if (why !== undefined) progress.problems.push(why)
     if (progress.targets.some(({ burst }) => burst.length > 0)) {
       const { rounds, streams, turns } = options

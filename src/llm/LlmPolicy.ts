@@ -20,6 +20,7 @@ import {
 } from "effect"
 import { type AiError, Response } from "effect/ai"
 import { CircuitBreaker } from "effect/persistence"
+import { watchBreaker } from "../observability/Breakers.ts"
 import type { LlmFailureReason, LlmPart, LlmTimeouts } from "./Llm.ts"
 import { monotonicMillis, type OpenAttempt, openAttempt, type Parts } from "./LlmAttempt.ts"
 import { AttemptFailed, timedOut } from "./LlmFailure.ts"
@@ -83,6 +84,7 @@ export const make = Effect.fnUntraced(function* (options: LlmPolicyOptions) {
   const lastReasons = new Map<string, LlmFailureReason>()
   const totalMillis = Duration.toMillis(options.timeouts.total)
   const label = (model: string) => (options.knownModels.has(model) ? model : "other")
+  yield* watchBreaker(breaker, (model) => `model/${label(model)}`, options.knownModels)
 
   const countError = (model: string, reason: LlmFailureReason, midStream: boolean) =>
     Metric.update(

@@ -1,7 +1,7 @@
 /**
  * Owns the span of an HTTP request that we send ourselves, and whether it takes the trace along.
  */
-import { Effect, type Scope, type Tracer } from "effect"
+import { Context, Effect, type Scope, type Tracer } from "effect"
 
 /** Open until the scope closes, so that a streamed answer is part of it. No query, no credentials. */
 export const httpClientSpan = (method: string, url: URL): Effect.Effect<Tracer.Span, never, Scope.Scope> =>
@@ -15,12 +15,20 @@ export const httpClientSpan = (method: string, url: URL): Effect.Effect<Tracer.S
     }
   })
 
-/** W3C trace context for hosts that are to have it. `hosts`: names, or `*` for all. */
+/** Names of the hosts that are to have the trace, or `*` for all. */
+export const PropagateTo = Context.Reference<ReadonlyArray<string>>("voice-agent/observability/PropagateTo", {
+  defaultValue: () => []
+})
+
+export const isPropagated = (host: string, hosts: ReadonlyArray<string>): boolean =>
+  hosts.includes("*") || hosts.includes(host)
+
+/** W3C trace context for hosts that are to have it. */
 export const traceHeaders = (
   span: Tracer.Span,
   url: URL,
   hosts: ReadonlyArray<string>
 ): Readonly<Record<string, string>> =>
-  hosts.includes("*") || hosts.includes(url.hostname)
+  isPropagated(url.hostname, hosts)
     ? { traceparent: `00-${span.traceId}-${span.spanId}-${span.sampled ? "01" : "00"}` }
     : {}

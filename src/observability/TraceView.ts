@@ -13,8 +13,6 @@ const whatOf = (span: StoredSpan, parent: StoredSpan | undefined): Waited => {
   if (span.name === SpanName.databaseQuery) return "database"
   if (span.name === SpanName.callLlm || parent?.name === SpanName.callLlm) return "model"
   if (span.name.startsWith("tool.") || parent?.name.startsWith("tool.") === true) return "tools"
-  // Between the request and the agent's work lies only the wait for the session's earlier turns.
-  if (span.name === SpanName.sendMessage) return "queue"
   return "other"
 }
 
@@ -33,6 +31,13 @@ const coveredBy = (children: ReadonlyArray<StoredSpan>, from: number, to: number
   return covered
 }
 
+/** Until the agent begins, what is not the database is the wait for the session's earlier turns. */
+const queuedIn = (message: StoredSpan, children: ReadonlyArray<StoredSpan>): number => {
+  const work = children.find((child) => child.name === SpanName.processMessage)
+  const until = work?.startMillis ?? message.startMillis + message.durationMillis
+  return until - message.startMillis - coveredBy(children, message.startMillis, until)
+}
+
 export const traceView = ({ sessionId, spans, status, traceId, turnId }: TracedTurn): TurnTrace => {
   const byId = new Map(spans.map((span) => [span.spanId, span]))
   const childrenOf = Map.groupBy(spans, (span) =>
@@ -44,13 +49,18 @@ export const traceView = ({ sessionId, spans, status, traceId, turnId }: TracedT
   const share = (millis: number) => (whole === 0 ? 0 : round(millis / whole))
   const waited = new Map<Waited, { millis: number; count: number }>()
 
+  const add = (what: Waited, millis: number) => {
+    const total = waited.get(what) ?? { millis: 0, count: 0 }
+    waited.set(what, { millis: total.millis + millis, count: total.count + 1 })
+  }
+
   const node = (span: StoredSpan): TraceNode => {
     const children = childrenOf.get(span.spanId) ?? []
     const end = span.startMillis + span.durationMillis
     const self = Math.max(0, span.durationMillis - coveredBy(children, span.startMillis, end))
-    const what = whatOf(span, span.parentSpanId === null ? undefined : byId.get(span.parentSpanId))
-    const total = waited.get(what) ?? { millis: 0, count: 0 }
-    waited.set(what, { millis: total.millis + self, count: total.count + 1 })
+    const queued = span.name === SpanName.sendMessage ? Math.min(self, queuedIn(span, children)) : 0
+    if (queued > 0) add("queue", queued)
+    add(whatOf(span, span.parentSpanId === null ? undefined : byId.get(span.parentSpanId)), self - queued)
     return {
       span_id: span.spanId,
       parent_span_id: span.parentSpanId,

@@ -22,6 +22,7 @@ import { HttpMiddleware } from "effect/http"
 import { Statement } from "effect/sql"
 import { AppConfig, type TracingSettings } from "../Config.ts"
 import { version } from "../version.ts"
+import { PropagateTo } from "./ClientSpan.ts"
 import { dbConnectionWait, traceExports } from "./Metrics.ts"
 import { type EndedSpan, isSameWork, MergedSpan, RecordedSpan } from "./RecordedSpan.ts"
 import { Redaction } from "./Redaction.ts"
@@ -170,6 +171,7 @@ const make = Effect.gen(function* () {
   return Layer.mergeAll(
     layerTracer,
     Layer.succeed(HttpMiddleware.TracerDisabledWhen, ({ url }) => isProbe(url)),
+    Layer.succeed(PropagateTo, tracing.propagateTo),
     // So that the driver says how long a statement waited for its connection.
     Layer.succeed(Statement.SpanPropagationEnabled, true)
   ).pipe(

@@ -13,6 +13,8 @@ import {
   UrlParams
 } from "effect/http"
 import { CircuitBreaker } from "effect/persistence"
+import { watchBreaker } from "../observability/Breakers.ts"
+import { isPropagated, PropagateTo } from "../observability/ClientSpan.ts"
 import { ToolFailed } from "./ToolDefinition.ts"
 
 const maxBodyBytes = 1024 * 1024
@@ -31,7 +33,7 @@ export class ToolHttp extends Context.Service<
      * Fails with `ToolFailed`: `upstream` for a status other than 2xx, a broken connection, or a body that is over
      * 1 MiB, not JSON or of another shape; `timeout` after 10 seconds; `unavailable` without asking, for 30 seconds
      * after six failures in a row. Broken connections, 429 and 5xx are transient. Spans carry no query parameters,
-     * and requests no trace headers.
+     * and requests trace headers only where `TRACE_PROPAGATE_TO` names the host.
      */
     readonly json: <S extends Schema.ConstraintDecoder<unknown>>(
       request: HttpClientRequest.HttpClientRequest,
@@ -61,6 +63,8 @@ const make = Effect.gen(function* () {
     openDuration: openFor
   })
 
+  yield* watchBreaker(breaker, (origin) => `tool/${new URL(origin).host}`)
+
   const body = Effect.fnUntraced(function* (host: string, request: HttpClientRequest.HttpClientRequest) {
     const response = yield* client.execute(request).pipe(Effect.mapError((error) => notReached(host, error)))
     if (response.status < 200 || response.status > 299) return yield* refused(host, response)
@@ -71,12 +75,13 @@ const make = Effect.gen(function* () {
     request: HttpClientRequest.HttpClientRequest,
     schema: S
   ): Effect.fn.Return<S["Type"], ToolFailed> {
-    const { host, origin } = new URL(request.url)
+    const { host, hostname, origin } = new URL(request.url)
+    const propagated = isPropagated(hostname, yield* PropagateTo)
     const text = yield* body(host, request).pipe(
       Effect.timeoutOrElse({ duration: requestTimeout, orElse: () => Effect.fail(tooSlow(host)) }),
       breaker.execute({ key: origin, classify }),
       Effect.catchTag("CircuitBreakerError", () => Effect.fail(resting(host))),
-      Effect.provideService(HttpClient.TracerPropagationEnabled, false),
+      Effect.provideService(HttpClient.TracerPropagationEnabled, propagated),
       // What a tool is asked for is the user's business, and the client's span has the whole URL.
       Effect.provideService(UrlParams.CurrentRedactedNames, [/(?:)/])
     )

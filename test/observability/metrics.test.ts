@@ -194,6 +194,9 @@ layer(
       const { url } = yield* TestApp
       const { values } = yield* scrape(url)
       assert.strictEqual(values.get("db_pool_size"), 1)
+      for (const model of ["scripted", "spare"]) {
+        assert.strictEqual(values.get(`circuit_breaker_state{name="model/${model}"}`), 0)
+      }
       assert.isAbove(values.get("db_connection_wait_seconds_count") ?? 0, 0)
       for (const kind of ["resident", "heap_used", "heap_total", "external"]) {
         assert.isAbove(values.get(`process_memory_bytes{kind="${kind}"}`) ?? 0, 1e6, kind)

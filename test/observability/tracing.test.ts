@@ -1,7 +1,11 @@
+import { NodeHttpClient } from "@effect/platform-node"
 import { assert, describe, layer } from "@effect/vitest"
-import { Effect } from "effect"
+import { ConfigProvider, Effect, Layer } from "effect"
+import { AppConfig } from "../../src/Config.ts"
+import { Tools } from "../../src/tools/Tools.ts"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { ask, openSocket, openStream } from "../support/ChatClient.ts"
+import { json, makeHttpRecorder } from "../support/HttpRecorder.ts"
 import { Reply, type ScriptedReply } from "../support/ScriptedModel.ts"
 import { make, named, TracedApp, textOf, traceOf, treeOf } from "./TracedApp.ts"
 
@@ -415,6 +419,47 @@ layer(TracedApp.layer([], { tools: tools.layer }), { excludeTestServices: true }
       const spans = yield* traceOf(app.otlp, traceId, "POST /api/v1/chat")
       const [request] = named(spans, "POST")
       assert.strictEqual(app.model.requests[0]?.headers.traceparent, `00-${traceId}-${request?.spanId}-01`)
+    })
+  )
+
+  it.effect("shows a tool's request without its query, and sends trace headers only where configured", () =>
+    Effect.gen(function* () {
+      const upstream = yield* makeHttpRecorder
+      for (const propagateTo of ["", "elsewhere, 127.0.0.1"]) {
+        upstream.script(json({ results: [] }))
+        const app = yield* make(
+          [
+            Reply.toolCalls([{ name: "get_weather", arguments: { location: "Marigold Bay" } }]),
+            Reply.text("Who knows.")
+          ],
+          {
+            settings: { TRACE_PROPAGATE_TO: propagateTo },
+            tools: Tools.layerWith({
+              openMeteo: { geocoding: `${upstream.url}/geo`, forecast: `${upstream.url}/forecast` }
+            }).pipe(
+              Layer.provide([
+                NodeHttpClient.layerUndici,
+                AppConfig.layer.pipe(
+                  Layer.provide(ConfigProvider.layer(ConfigProvider.fromUnknown({}))),
+                  Layer.orDie
+                )
+              ])
+            )
+          }
+        )
+        const { headers } = yield* ask(`${app.url}/api/v1/chat`, { message: "hi" })
+        const traceId = headers.get("traceparent")?.split("-")[1] ?? ""
+        const spans = yield* traceOf(app.otlp, traceId, "POST /api/v1/chat")
+        const [request] = named(spans, "GET")
+        assert.strictEqual(request?.kind, "client")
+        assert.strictEqual(request?.parentSpanId, named(spans, "tool.get_weather")[0]?.spanId)
+        assert.strictEqual(request?.attributes["url.full"], `${upstream.url}/geo`)
+        assert.notInclude(textOf(spans), "Marigold")
+        assert.strictEqual(
+          upstream.requests.at(-1)?.headers.traceparent,
+          propagateTo === "" ? undefined : `00-${traceId}-${request?.spanId}-01`
+        )
+      }
     })
   )
 
