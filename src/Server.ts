@@ -1,10 +1,12 @@
 /**
  * Owns the composition: the only file that picks adapters, and the order in which parts start and stop.
  */
-import { NodeHttpClient, NodeHttpServer } from "@effect/platform-node"
+import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { ByteSize, Duration, Effect, Layer } from "effect"
-import { HttpIncomingMessage, HttpRouter } from "effect/http"
-import { HttpApiBuilder } from "effect/http-api"
+import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
+import * as HttpRouter from "effect/http/HttpRouter"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Agent } from "./agent/Agent.ts"
 import { layerChatHandlers, layerConversationHandlers, layerRootSocketHandlers } from "./agent/http.ts"
 import { Turns } from "./agent/Turns.ts"

@@ -1,5 +1,5 @@
 /** Launches the server; nothing else. */
-import { NodeRuntime } from "@effect/platform-node"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Cause, Console, Effect, Exit } from "effect"
 import * as Server from "./Server.ts"
 import { banner, startProblems } from "./server/banner.ts"

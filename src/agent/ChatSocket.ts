@@ -1,9 +1,9 @@
 /**
  * Owns a chat over one WebSocket: reads a client's frames, starts and stops turns, writes their events.
  */
-import { NodeHttpServerRequest } from "@effect/platform-node"
+import * as NodeHttpServerRequest from "@effect/platform-node/NodeHttpServerRequest"
 import { Cause, Effect, Option, Predicate, Schema } from "effect"
-import { HttpServerRequest } from "effect/http"
+import * as HttpServerRequest from "effect/http/HttpServerRequest"
 import { Socket } from "effect/socket"
 import { ChatFrame, ControlFrame } from "../api/ChatApi.ts"
 import type { Metrics } from "../observability/Metrics.ts"

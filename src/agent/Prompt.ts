@@ -5,7 +5,7 @@
  * Does not read the database (`TurnsRepo` does) or call the model.
  */
 import { readFileSync } from "node:fs"
-import { Prompt } from "effect/ai"
+import * as Prompt from "effect/ai/Prompt"
 
 /** A tool call and what came of it. */
 export interface RecordedCall {

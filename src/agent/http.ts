@@ -2,8 +2,9 @@
  * Owns the handlers of chat and conversation: JSON, SSE and WebSocket over the same turns.
  */
 import { DateTime, Effect } from "effect"
-import { type HttpServerRequest, HttpServerResponse } from "effect/http"
-import { HttpApiBuilder } from "effect/http-api"
+import type { HttpServerRequest } from "effect/http"
+import * as HttpServerResponse from "effect/http/HttpServerResponse"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
 import { ForbiddenProblem, UpgradeRequiredProblem } from "../api/Problems.ts"
 import { AppConfig } from "../Config.ts"

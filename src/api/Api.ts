@@ -1,7 +1,8 @@
 /**
  * Owns the whole HTTP contract. It holds no server code, so that clients can import it.
  */
-import { HttpApi, OpenApi } from "effect/http-api"
+import * as HttpApi from "effect/http-api/HttpApi"
+import * as OpenApi from "effect/http-api/OpenApi"
 import { ChatApi, ChatFrame, ControlFrame, RootSocketApi } from "./ChatApi.ts"
 import { ConversationApi } from "./ConversationApi.ts"
 import { HealthApi, InfoApi, MetricsApi } from "./OperationsApi.ts"

@@ -2,7 +2,10 @@
  * Owns the wire shapes of chat: one message in, a reply or a stream of events out.
  */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema, OpenApi } from "effect/http-api"
+import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
+import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
+import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
+import * as OpenApi from "effect/http-api/OpenApi"
 import { ChatEvent } from "../agent/TurnEvent.ts"
 import { SessionId } from "../sessions/Session.ts"
 import { absent, ClientName, flag, JsonObject, limited, MessageText, Success, Timestamp } from "./Fields.ts"

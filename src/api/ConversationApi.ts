@@ -2,7 +2,8 @@
  * Owns the wire shapes of a conversation, text in and text out.
  */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
+import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import { SessionId } from "../sessions/Session.ts"
 import { absent, ClientName, MessageText, Success, Timestamp } from "./Fields.ts"
 import { Authorization } from "./Security.ts"

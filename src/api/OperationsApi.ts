@@ -2,7 +2,9 @@
  * Owns the wire shapes of what operators ask: health and information.
  */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup, HttpApiSchema } from "effect/http-api"
+import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
+import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
+import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import { Timestamp } from "./Fields.ts"
 import { Authorization } from "./Security.ts"
 

@@ -4,7 +4,7 @@
  * Does not decide which failure becomes which problem: handlers do, and `server/RequestContext.ts` for the framework's.
  */
 import { Schema } from "effect"
-import { HttpApiError } from "effect/http-api"
+import * as HttpApiError from "effect/http-api/HttpApiError"
 
 /** One wrong value of a request: where it is and why. */
 export const FieldIssue = Schema.Struct({ field: Schema.String, message: Schema.String })

@@ -1,7 +1,8 @@
 /**
  * Owns what every endpoint shares on the wire: its credentials, and the problems any request may meet.
  */
-import { HttpApiMiddleware, HttpApiSecurity } from "effect/http-api"
+import * as HttpApiMiddleware from "effect/http-api/HttpApiMiddleware"
+import * as HttpApiSecurity from "effect/http-api/HttpApiSecurity"
 import {
   InternalProblem,
   PayloadTooLargeProblem,

@@ -2,7 +2,8 @@
  * Owns the wire shapes of sessions.
  */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
+import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import { SessionId } from "../sessions/Session.ts"
 import { absent, ClientName, JsonObject, limited, Success, Timestamp } from "./Fields.ts"
 import { SessionNotFoundProblem } from "./Problems.ts"

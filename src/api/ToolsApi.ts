@@ -2,7 +2,9 @@
  * Owns the wire shapes of tools, in both spellings: `/tools` and the older `/mcp`.
  */
 import { Schema } from "effect"
-import { HttpApi, HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import * as HttpApi from "effect/http-api/HttpApi"
+import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
+import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import { absent, JsonObject, Success } from "./Fields.ts"
 import { ArgumentsProblem, ToolNotFoundProblem } from "./Problems.ts"
 import { Authorization } from "./Security.ts"

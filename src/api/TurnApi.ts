@@ -2,7 +2,8 @@
  * Owns the wire shape of a turn's trace.
  */
 import { Schema } from "effect"
-import { HttpApiEndpoint, HttpApiGroup } from "effect/http-api"
+import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
+import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import { Timestamp } from "./Fields.ts"
 import { TurnNotFoundProblem } from "./Problems.ts"
 import { Authorization } from "./Security.ts"

@@ -5,7 +5,7 @@
  */
 import { Context, type Duration, Effect, Layer, Schema, Stream } from "effect"
 import type { AiError, LanguageModel, Prompt, Response, Toolkit } from "effect/ai"
-import { CircuitBreaker } from "effect/persistence"
+import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
 import { AppConfig } from "../Config.ts"
 import * as LlmPolicy from "./LlmPolicy.ts"
 

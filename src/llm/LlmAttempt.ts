@@ -8,7 +8,7 @@
  * watchdog per attempt looks at when the last ones came.
  */
 import { type Array as Arr, Cause, Clock, Effect, Exit, Option, type Pull, Scope, Stream } from "effect"
-import { AiError } from "effect/ai"
+import * as AiError from "effect/ai/AiError"
 import type { LlmPart } from "./Llm.ts"
 import { type AttemptFailed, badResponse, classify, timedOut } from "./LlmFailure.ts"
 

@@ -5,7 +5,8 @@
  * Does not pretend to be more: it says what it is. It keeps nothing either; all it remembers stands in the prompt.
  */
 import { Effect, Layer, Stream } from "effect"
-import { LanguageModel, type Prompt, type Response } from "effect/ai"
+import type { Prompt, Response } from "effect/ai"
+import * as LanguageModel from "effect/ai/LanguageModel"
 import { LlmProvider } from "./Llm.ts"
 import {
   sayAnswer,

@@ -3,18 +3,21 @@
  *
  * Does not decide what is tried again (`LlmPolicy.ts` does), and reads no environment: the settings come from `AppConfig`.
  */
+import type { IncomingMessage } from "node:http"
 import { Clock, Duration, Effect, Layer, Redacted, type Scope, Stream } from "effect"
-import { type AiError, LanguageModel, type Response } from "effect/ai"
+import type { AiError, Response } from "effect/ai"
+import * as LanguageModel from "effect/ai/LanguageModel"
 import { toCodecOpenAI } from "effect/ai/OpenAiStructuredOutput"
-import OpenAI, { APIError, BadRequestError } from "openai"
+import { APIError, BadRequestError } from "openai/error"
 import { AppConfig, type LlmSettings } from "../Config.ts"
 import { httpClientSpan, traceHeaders } from "../observability/ClientSpan.ts"
+import { version } from "../version.ts"
 import { LlmProvider, type ModelSettings } from "./Llm.ts"
 import { failureOfThrown, openAiError } from "./LlmOpenAiError.ts"
 import { CompletionParts, wholeParts } from "./LlmOpenAiParts.ts"
 import { isReasoningModel, type Quirks, toBody, toLimits } from "./LlmOpenAiRequest.ts"
 import { PartsReader } from "./LlmOpenAiStream.ts"
-import { makeTransport, NodeResponse } from "./LlmOpenAiTransport.ts"
+import { makeTransport, readText } from "./LlmOpenAiTransport.ts"
 
 /** Asked for when a key is configured and no model is: cheap, quick to its first token, good with tools. */
 const defaultModel = "gpt-4o-mini"
@@ -23,7 +26,7 @@ const defaultModel = "gpt-4o-mini"
 const maxKeptModels = 64
 
 /**
- * The base URL as the `openai` package wants it: it appends `/chat/completions`.
+ * The base URL, to which `/chat/completions` is appended.
  *
  * A URL without a path gets `/v1`, where every compatible server answers. A path is taken to be what the server's manual
  * says (`/v1`, `/api/v1`, `/v1beta/openai`, `/openai/deployments/…`) and stays, less a closing slash. A pasted
@@ -40,45 +43,59 @@ export const normalizeBaseUrl = (url: string | undefined): string => {
   return parsed.toString().replace(/\/$/, "")
 }
 
-const queryOf = (url: string | undefined): Record<string, string> =>
-  url === undefined ? {} : Object.fromEntries(new URL(url).searchParams)
+const queryOf = (url: string | undefined): string => (url === undefined ? "" : new URL(url).search)
 
-/** An answer on its way, and what to do with its connection when nobody reads on. */
-interface Exchange {
-  readonly controller: AbortController
+/** The parsed text, or `undefined` for what is no JSON. */
+const jsonOf = (text: string): object | undefined => {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+/** An answer other than 2xx, as the `openai` package tells it. */
+const refusal = async (incoming: IncomingMessage): Promise<APIError> => {
+  // The status is what counts, also when the rest of the answer is lost.
+  const text = await readText(incoming).catch(String)
+  const body = jsonOf(text)
+  const headers = new Headers()
+  for (const name of ["retry-after", "retry-after-ms"]) {
+    const value = incoming.headers[name]
+    if (typeof value === "string") headers.set(name, value)
+  }
+  return APIError.generate(incoming.statusCode, body, body === undefined ? text : undefined, headers)
+}
+
+/** An answer on its way. What is not read to its end takes its connection along. */
+interface Answer {
+  incoming: IncomingMessage | undefined
   reader: PartsReader | undefined
 }
+
+const makeAnswer: Effect.Effect<Answer, never, Scope.Scope> = Effect.acquireRelease(
+  Effect.sync((): Answer => ({ incoming: undefined, reader: undefined })),
+  ({ incoming, reader }) => Effect.sync(() => (reader === undefined ? incoming?.destroy() : reader.release()))
+)
 
 /** `propagateTo`: hosts that get W3C trace headers, or `*`. */
 export const make = Effect.fnUntraced(function* (
   config: LlmSettings,
   propagateTo: ReadonlyArray<string> = []
 ) {
-  const baseURL = normalizeBaseUrl(config.baseUrl)
-  const url = `${baseURL}/chat/completions`
-  const target = new URL(url)
+  const url = `${normalizeBaseUrl(config.baseUrl)}/chat/completions`
+  const target = new URL(`${url}${queryOf(config.baseUrl)}`)
   const transport = yield* Effect.acquireRelease(
-    Effect.sync(() => makeTransport({ connectMillis: Duration.toMillis(config.connectTimeout) })),
+    Effect.sync(() => makeTransport(target, { connectMillis: Duration.toMillis(config.connectTimeout) })),
     (transport) => Effect.sync(transport.close)
   )
-  const apiKey = config.apiKey === undefined ? undefined : Redacted.value(config.apiKey)
-  const client = new OpenAI({
-    baseURL,
-    defaultQuery: queryOf(config.baseUrl),
-    // The package insists on a key. Local servers need none, so none is sent.
-    apiKey: apiKey ?? "none",
-    ...(apiKey === undefined ? { defaultHeaders: { Authorization: null } } : {}),
-    // Given, so that the package does not look for them in the environment.
-    organization: null,
-    project: null,
-    adminAPIKey: null,
-    webhookSecret: null,
-    logLevel: "off",
-    maxRetries: 0,
-    // The policy bounds time; the package's own timer would start one per request.
-    timeout: 24 * 60 * 60 * 1000,
-    fetch: transport.fetch
-  })
+  const headers: Readonly<Record<string, string>> = {
+    accept: "application/json",
+    "content-type": "application/json",
+    "user-agent": `voice-agent-api/${version}`,
+    // Local servers need no key, so none is sent.
+    ...(config.apiKey === undefined ? {} : { authorization: `Bearer ${Redacted.value(config.apiKey)}` })
+  }
 
   let noStreamOptions = false
   const learned = new Map<string, { noTemperature: boolean; maxCompletionTokens: boolean }>()
@@ -112,42 +129,45 @@ export const make = Effect.fnUntraced(function* (
     return false
   }
 
+  /** The head of a successful answer. Its connection is let go with the scope, unless a reader takes that over. */
   const send = Effect.fnUntraced(function* (
     method: string,
     options: LanguageModel.ProviderOptions,
     settings: ModelSettings,
     stream: boolean,
-    signal: AbortSignal
+    answer: Answer
   ) {
     const span = yield* httpClientSpan("POST", target)
-    const headers = traceHeaders(span, target, propagateTo)
     const body = yield* toBody(options, settings).pipe(
       Effect.mapError((reason) => openAiError(method, reason))
     )
-    const attempt = (quirks: Quirks) =>
-      Effect.tryPromise({
-        try: () =>
-          client.chat.completions
-            .create(
-              {
-                ...body,
-                ...toLimits(settings, quirks),
-                stream,
-                ...(stream && !quirks.noStreamOptions ? { stream_options: { include_usage: true } } : {})
-              },
-              { signal, headers }
-            )
-            .asResponse(),
-        catch: (cause) => cause
-      })
-    const attempts = (): Effect.Effect<globalThis.Response, unknown> => {
+    const allHeaders = { ...headers, ...traceHeaders(span, target, propagateTo) }
+    const attempt = Effect.fnUntraced(function* (quirks: Quirks) {
+      const incoming = yield* transport.post(
+        allHeaders,
+        JSON.stringify({
+          ...body,
+          ...toLimits(settings, quirks),
+          stream,
+          ...(stream && !quirks.noStreamOptions ? { stream_options: { include_usage: true } } : {})
+        })
+      )
+      answer.incoming = incoming
+      const { statusCode = 0 } = incoming
+      if (statusCode >= 200 && statusCode <= 299) return incoming
+      return yield* Effect.flatMap(
+        Effect.tryPromise({ try: () => refusal(incoming), catch: (cause) => cause }),
+        Effect.fail
+      )
+    })
+    const attempts = (): Effect.Effect<IncomingMessage, unknown> => {
       const quirks = quirksOf(settings.model)
       return attempt(quirks).pipe(
         // Each refusal is learned once, so this ends.
         Effect.catch((cause) => (learn(cause, settings.model, quirks) ? attempts() : Effect.fail(cause)))
       )
     }
-    const response = yield* attempts().pipe(
+    const incoming = yield* attempts().pipe(
       Effect.catch((cause) =>
         Effect.flatMap(Clock.currentTimeMillis, (now) => {
           if (cause instanceof APIError && typeof cause.status === "number") {
@@ -157,16 +177,13 @@ export const make = Effect.fnUntraced(function* (
         })
       )
     )
-    span.attribute("http.response.status_code", response.status)
-    // The client was given this transport, whose responses are all of this class.
-    return response instanceof NodeResponse
-      ? response
-      : yield* Effect.die("A response of a foreign transport")
+    span.attribute("http.response.status_code", incoming.statusCode)
+    return incoming
   })
 
-  const readWhole = (method: string, settings: ModelSettings, response: NodeResponse) =>
+  const readWhole = (method: string, settings: ModelSettings, incoming: IncomingMessage) =>
     Effect.tryPromise({
-      try: () => response.json(),
+      try: async () => JSON.parse(await readText(incoming)),
       catch: (cause) => openAiError(method, failureOfThrown(cause, url, 0))
     }).pipe(
       Effect.flatMap((body) => {
@@ -179,12 +196,8 @@ export const make = Effect.fnUntraced(function* (
   const generateText = (settings: ModelSettings) =>
     Effect.fnUntraced(function* (options: LanguageModel.ProviderOptions) {
       const method = "generateText"
-      const controller = yield* Effect.acquireRelease(
-        Effect.sync(() => new AbortController()),
-        (controller) => Effect.sync(() => controller.abort())
-      )
-      const response = yield* send(method, options, settings, false, controller.signal)
-      return wholeParts(yield* readWhole(method, settings, response))
+      const incoming = yield* send(method, options, settings, false, yield* makeAnswer)
+      return wholeParts(yield* readWhole(method, settings, incoming))
     }, Effect.scoped)
 
   const openStream = Effect.fnUntraced(function* (
@@ -196,19 +209,16 @@ export const make = Effect.fnUntraced(function* (
     Scope.Scope
   > {
     const method = "streamText"
-    const exchange = yield* Effect.acquireRelease(
-      Effect.sync((): Exchange => ({ controller: new AbortController(), reader: undefined })),
-      ({ controller, reader }) =>
-        Effect.sync(() => (reader === undefined ? controller.abort() : reader.release()))
-    )
-    const response = yield* send(method, options, settings, true, exchange.controller.signal)
-    if (response.headers.get("content-type")?.startsWith("application/json") === true) {
+    const answer = yield* makeAnswer
+    const incoming = yield* send(method, options, settings, true, answer)
+    if (incoming.headers["content-type"]?.startsWith("application/json") === true) {
       // A server that cannot stream, or reports an error with status 200.
-      return Stream.fromIterable(yield* readWhole(method, settings, response))
+      return Stream.fromIterable(yield* readWhole(method, settings, incoming))
     }
     const parts = new CompletionParts({ method, model: settings.model })
-    exchange.reader = new PartsReader(response.incoming, parts, { method, url })
-    return Stream.fromPull(Effect.succeed(exchange.reader.pull))
+    const reader = new PartsReader(incoming, parts, { method, url })
+    answer.reader = reader
+    return Stream.fromPull(Effect.succeed(reader.pull))
   })
 
   // A model holds a compiled decoder for its parts, which is far too dear to make for each call.

@@ -4,9 +4,8 @@
  * Does not decide what is tried again (`LlmFailure.ts` reads the reasons).
  */
 import { Duration } from "effect"
-import { AiError } from "effect/ai"
-import { APIConnectionError, APIError } from "openai"
-import { ConnectTimeout } from "./ConnectTimeout.ts"
+import * as AiError from "effect/ai/AiError"
+import { APIError } from "openai/error"
 import { parseRetryAfter } from "./RetryAfter.ts"
 
 const module = "LlmOpenAi"
@@ -77,19 +76,18 @@ export const failureOfErrorBody = (error: unknown): AiError.AiErrorReason => {
   return reasonOf(status, describe(body, "The server reported an error in its answer"), body.code, undefined)
 }
 
-/** Whatever the `openai` package or the transport threw. */
+/** Whatever the transport failed with, or the server's refusal. */
 export const failureOfThrown = (cause: unknown, url: string, nowMillis: number): AiError.AiErrorReason => {
   if (cause instanceof APIError && typeof cause.status === "number") {
     const body = typeof cause.error === "object" && cause.error !== null ? cause.error : undefined
     const retryAfter = cause.headers === undefined ? undefined : parseRetryAfter(cause.headers, nowMillis)
     return reasonOf(cause.status, describe(body, cause.message), cause.code, retryAfter)
   }
-  const origin = cause instanceof APIConnectionError && cause.cause !== undefined ? cause.cause : cause
   return new AiError.NetworkError({
     reason: "TransportError",
     method: "POST",
     url,
-    description: origin instanceof Error ? origin.message : String(origin),
-    cause: origin instanceof ConnectTimeout ? origin : cause
+    description: cause instanceof Error ? cause.message : String(cause),
+    cause
   })
 }

@@ -3,7 +3,9 @@
  *
  * Does not read sockets or frame events. Text and reasoning that arrive in one network chunk become one part each.
  */
-import { AiError, type Response } from "effect/ai"
+
+import type { Response } from "effect/ai"
+import * as AiError from "effect/ai/AiError"
 import { failureOfErrorBody, openAiError } from "./LlmOpenAiError.ts"
 import { SseReader } from "./LlmOpenAiSse.ts"
 import { parseArguments, type ToolCallDelta, ToolCalls } from "./LlmOpenAiToolCalls.ts"

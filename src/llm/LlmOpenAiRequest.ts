@@ -4,8 +4,11 @@
  * Does not send it. Reasoning of earlier turns is left out, as the API has no place for it.
  */
 import { Effect } from "effect"
-import { AiError, type LanguageModel, Prompt, Tool } from "effect/ai"
+import type { LanguageModel } from "effect/ai"
+import * as AiError from "effect/ai/AiError"
 import { toCodecOpenAI } from "effect/ai/OpenAiStructuredOutput"
+import * as Prompt from "effect/ai/Prompt"
+import * as Tool from "effect/ai/Tool"
 import type {
   ChatCompletionAssistantMessageParam,
   ChatCompletionContentPart,

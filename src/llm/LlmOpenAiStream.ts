@@ -6,7 +6,8 @@
  */
 import type { IncomingMessage } from "node:http"
 import { type Array as Arr, Cause, Effect, type Pull } from "effect"
-import { AiError, type Response } from "effect/ai"
+import type { Response } from "effect/ai"
+import * as AiError from "effect/ai/AiError"
 import { openAiError } from "./LlmOpenAiError.ts"
 import type { CompletionParts } from "./LlmOpenAiParts.ts"
 

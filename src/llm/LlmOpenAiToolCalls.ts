@@ -3,7 +3,7 @@
  *
  * Does not judge a call: an unknown name or arguments that are no JSON go on as they came, and the tools answer the model.
  */
-import { Tool } from "effect/ai"
+import * as Tool from "effect/ai/Tool"
 
 /** A delta as servers send it. OpenAI sends `index` always and `id` once; others leave out either, or both. */
 export interface ToolCallDelta {

@@ -18,8 +18,9 @@ import {
   Scope,
   Stream
 } from "effect"
-import { type AiError, Response } from "effect/ai"
-import { CircuitBreaker } from "effect/persistence"
+import type { AiError } from "effect/ai"
+import * as Response from "effect/ai/Response"
+import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
 import { watchBreaker } from "../observability/Breakers.ts"
 import type { LlmFailureReason, LlmPart, LlmTimeouts } from "./Llm.ts"
 import { monotonicMillis, type OpenAttempt, openAttempt, type Parts } from "./LlmAttempt.ts"

@@ -6,7 +6,7 @@
  */
 import { createHash } from "node:crypto"
 import { Cause, type Context, Exit, Option, type Tracer } from "effect"
-import { AiError } from "effect/ai"
+import * as AiError from "effect/ai/AiError"
 import { GenAi } from "./GenAi.ts"
 import { SpanName } from "./SpanName.ts"
 

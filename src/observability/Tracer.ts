@@ -18,7 +18,7 @@ import {
   TraceIdRatioBasedSampler
 } from "@opentelemetry/sdk-trace-base"
 import { Clock, Context, Duration, Effect, Fiber, Layer, Metric, Option, Tracer } from "effect"
-import { HttpMiddleware } from "effect/http"
+import * as HttpMiddleware from "effect/http/HttpMiddleware"
 import { Statement } from "effect/sql"
 import { AppConfig, type TracingSettings } from "../Config.ts"
 import { version } from "../version.ts"

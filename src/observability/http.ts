@@ -2,7 +2,7 @@
  * Owns the handlers of a turn's trace and of `/metrics`.
  */
 import { Effect } from "effect"
-import { HttpApiBuilder } from "effect/http-api"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
 import { TurnNotFoundProblem } from "../api/Problems.ts"
 import { unavailable } from "../server/unavailable.ts"

@@ -2,7 +2,7 @@
  * Owns the handlers of health and information.
  */
 import { DateTime, Effect } from "effect"
-import { HttpApiBuilder } from "effect/http-api"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
 import { AppConfig } from "../Config.ts"
 import { DbInfo } from "../db/Db.ts"

@@ -2,7 +2,8 @@
  * Owns which web pages may call from a browser: those of the configured origins.
  */
 import { Effect, Layer } from "effect"
-import { HttpMiddleware, HttpRouter } from "effect/http"
+import * as HttpMiddleware from "effect/http/HttpMiddleware"
+import * as HttpRouter from "effect/http/HttpRouter"
 import { AppConfig } from "../Config.ts"
 
 export const layerCors = Layer.unwrap(

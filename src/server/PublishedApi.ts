@@ -1,7 +1,7 @@
 /**
  * Owns the OpenAPI document as it is published: the contract of `api/Api.ts`, and what a schema of bodies can't say.
  */
-import { OpenApi } from "effect/http-api"
+import * as OpenApi from "effect/http-api/OpenApi"
 import { Api } from "../api/Api.ts"
 import { version } from "../version.ts"
 

@@ -5,14 +5,12 @@
  * Does not know endpoints: theirs are the problems in `api/Problems.ts`.
  */
 import { Cause, Clock, Effect, Exit, Layer, Option, Predicate, Tracer } from "effect"
-import {
-  HttpRouter,
-  HttpServerError,
-  HttpServerRequest,
-  HttpServerResponse,
-  HttpTraceContext
-} from "effect/http"
-import { HttpApiError } from "effect/http-api"
+import * as HttpRouter from "effect/http/HttpRouter"
+import * as HttpServerError from "effect/http/HttpServerError"
+import * as HttpServerRequest from "effect/http/HttpServerRequest"
+import * as HttpServerResponse from "effect/http/HttpServerResponse"
+import * as HttpTraceContext from "effect/http/HttpTraceContext"
+import * as HttpApiError from "effect/http-api/HttpApiError"
 import { type FieldIssue, ValidationProblem } from "../api/Problems.ts"
 import { Problems } from "../api/Security.ts"
 import { CurrentRequest, type RequestIds } from "../observability/CurrentRequest.ts"

@@ -3,7 +3,7 @@
  *
  * Does not route: the framework does.
  */
-import { HttpApi } from "effect/http-api"
+import * as HttpApi from "effect/http-api/HttpApi"
 import { Api } from "../api/Api.ts"
 import type { ProblemFields } from "./problemResponse.ts"
 

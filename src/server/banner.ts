@@ -2,7 +2,7 @@
  * Owns what the terminal shows at start: where things are, or what is wrong.
  */
 import { Cause, Effect, Option } from "effect"
-import { HttpServer } from "effect/http"
+import * as HttpServer from "effect/http/HttpServer"
 import { AppConfig, ConfigInvalid } from "../Config.ts"
 import { DbInfo, DbStartError } from "../db/Db.ts"
 import { Llm } from "../llm/Llm.ts"

@@ -1,7 +1,8 @@
 /**
  * Owns how a problem that is no endpoint's own (see `api/Problems.ts` for theirs) becomes a response.
  */
-import { HttpServerResponse, ProblemDetails } from "effect/http"
+import * as HttpServerResponse from "effect/http/HttpServerResponse"
+import * as ProblemDetails from "effect/http/ProblemDetails"
 import { type FieldIssue, problemType } from "../api/Problems.ts"
 
 export interface ProblemFields {

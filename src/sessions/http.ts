@@ -2,7 +2,7 @@
  * Owns the handlers of sessions.
  */
 import { Effect } from "effect"
-import { HttpApiBuilder } from "effect/http-api"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Turns } from "../agent/Turns.ts"
 import { Api } from "../api/Api.ts"
 import { SessionNotFoundProblem } from "../api/Problems.ts"

@@ -4,7 +4,7 @@
  * Formats: https://open-meteo.com/en/docs and https://open-meteo.com/en/docs/geocoding-api.
  */
 import { Effect, Schema } from "effect"
-import { HttpClientRequest } from "effect/http"
+import * as HttpClientRequest from "effect/http/HttpClientRequest"
 import { defineTool, ToolFailed, withDefault } from "./ToolDefinition.ts"
 import { ToolHttp } from "./ToolHttp.ts"
 

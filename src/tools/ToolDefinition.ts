@@ -4,7 +4,7 @@
  * Does not run anything (`ToolRun.ts` does) and knows no particular tool.
  */
 import { Duration, Effect, Schema } from "effect"
-import { Tool } from "effect/ai"
+import * as Tool from "effect/ai/Tool"
 
 /**
  * The tool ran and could not do what was asked.

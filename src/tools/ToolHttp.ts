@@ -5,14 +5,10 @@
  * Does not retry: `ToolRun.ts` calls an idempotent tool again when it fails in passing.
  */
 import { Cause, Context, Duration, Effect, Exit, Layer, Option, Schema, Stream } from "effect"
-import {
-  HttpClient,
-  type HttpClientError,
-  type HttpClientRequest,
-  type HttpClientResponse,
-  UrlParams
-} from "effect/http"
-import { CircuitBreaker } from "effect/persistence"
+import type { HttpClientError, HttpClientRequest, HttpClientResponse } from "effect/http"
+import * as HttpClient from "effect/http/HttpClient"
+import * as UrlParams from "effect/http/UrlParams"
+import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
 import { watchBreaker } from "../observability/Breakers.ts"
 import { isPropagated, PropagateTo } from "../observability/ClientSpan.ts"
 import { ToolFailed } from "./ToolDefinition.ts"

@@ -4,7 +4,7 @@
  * Does not check arguments: the tool's schema does.
  */
 import { Predicate, type Schema } from "effect"
-import { Tool } from "effect/ai"
+import * as Tool from "effect/ai/Tool"
 
 interface ToolParameter {
   readonly name: string

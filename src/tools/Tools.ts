@@ -5,7 +5,8 @@
  * Does not decide when a tool is called (the model does) and does not speak HTTP.
  */
 import { Clock, Context, Effect, Layer, Predicate, Schema, SchemaIssue, type StandardSchema } from "effect"
-import { type Tool, Toolkit } from "effect/ai"
+import type { Tool } from "effect/ai"
+import * as Toolkit from "effect/ai/Toolkit"
 import type { HttpClient } from "effect/http"
 import type { AppConfig } from "../Config.ts"
 import { SpanName } from "../observability/SpanName.ts"

@@ -4,7 +4,7 @@
  * Format: https://docs.tavily.com/documentation/api-reference/endpoint/search.
  */
 import { Effect, Schema } from "effect"
-import { HttpClientRequest } from "effect/http"
+import * as HttpClientRequest from "effect/http/HttpClientRequest"
 import { AppConfig } from "../Config.ts"
 import { defineTool, ToolFailed, withDefault } from "./ToolDefinition.ts"
 import { ToolHttp } from "./ToolHttp.ts"

@@ -2,7 +2,7 @@
  * Owns the handlers of tools, in both spellings.
  */
 import { Effect } from "effect"
-import { HttpApiBuilder } from "effect/http-api"
+import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Api } from "../api/Api.ts"
 import { ArgumentsProblem, ToolNotFoundProblem } from "../api/Problems.ts"
 import { sentenceOf, worded } from "../server/fieldIssues.ts"
