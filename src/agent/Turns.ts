@@ -41,7 +41,7 @@ import {
   TurnTimedOut,
   unexpected
 } from "./TurnResult.ts"
-import { instanceExpirySeconds, TurnsRepo } from "./TurnsRepo.ts"
+import { type AcceptedTurn, instanceExpirySeconds, TurnsRepo } from "./TurnsRepo.ts"
 
 export type { CancelReason, TurnResult } from "./TurnResult.ts"
 
@@ -230,13 +230,17 @@ const make = Effect.gen(function* () {
     request: TurnRequest,
     turn: OpenTurn,
     transcript: Transcript,
-    running: boolean,
+    accepted: AcceptedTurn,
     previous: OpenTurn | undefined
   ) =>
     Effect.gen(function* () {
       const traceId = yield* currentTraceId
-      const exit = yield* awaitSession(turn, running, previous).pipe(
-        Effect.andThen(repo.history(turn.sessionId, turn.number)),
+      const exit = yield* awaitSession(turn, accepted.running, previous).pipe(
+        Effect.andThen(
+          accepted.history === undefined
+            ? repo.history(turn.sessionId, turn.number)
+            : Effect.succeed(accepted.history)
+        ),
         Effect.flatMap((history) =>
           agent.run({
             sessionId: turn.sessionId,
@@ -386,7 +390,7 @@ const make = Effect.gen(function* () {
     lane.users++
     log.append({ type: "start", model, turn_id: id })
     const transcript = new Transcript(request.message, model)
-    turn.fiber = yield* run(request, turn, transcript, accepted.running, previous).pipe(
+    turn.fiber = yield* run(request, turn, transcript, accepted, previous).pipe(
       Effect.flatMap((result) =>
         result.error === null ? Effect.succeed(result) : new TurnFailed({ result })
       ),

@@ -6,7 +6,7 @@
  * released with its row locked. A process that was taken for dead can't end a turn any more, since that is done for it.
  */
 import { Context, Effect, Layer } from "effect"
-import { SqlClient } from "effect/sql"
+import { SqlClient, type Statement } from "effect/sql"
 import { type DbUnavailable, guard, retrying } from "../db/DbUnavailable.ts"
 import { toJsonb, toText } from "../db/Storable.ts"
 import type { SessionId } from "../sessions/Session.ts"
@@ -38,6 +38,8 @@ export interface AcceptedTurn {
   readonly number: number
   /** Whether the session is this turn's already. */
   readonly running: boolean
+  /** The turns before it, where they are known for certain already: a running turn's mostly are. */
+  readonly history: ReadonlyArray<TurnRecord> | undefined
 }
 
 /**
@@ -111,8 +113,24 @@ interface HistoryRow {
 const make = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
 
+  /** What was said before a turn. `session` and `number` are SQL. */
+  const messagesBefore = (session: Statement.Fragment, number: Statement.Fragment) => sql`
+    SELECT m.turn_number, m.role, m.content, CASE WHEN m.role = 'assistant' THEN (
+      SELECT json_agg(c ORDER BY c.step, c.position) FROM tool_calls c WHERE c.turn_id = m.turn_id
+    ) END AS calls
+    FROM messages m
+    WHERE m.session_id = ${session} AND m.turn_number < ${number} AND m.turn_number >= ${number} - ${historyTurns}::integer
+    ORDER BY m.turn_number, m.role = 'assistant'`
+
+  // The history comes along where the statement's view of it is the newest: no turn ran when it began, and none was
+  // accepted before the session's row was locked.
   const accept = (turn: NewTurn) =>
-    sql<AcceptedTurn>`
+    sql<{
+      readonly number: number
+      readonly running: boolean
+      readonly known: boolean
+      readonly history: ReadonlyArray<HistoryRow> | null
+    }>`
       WITH s AS (
         INSERT INTO sessions (id, user_id, context, message_count, turn_count, running_turn)
         VALUES (
@@ -145,8 +163,21 @@ const make = Effect.gen(function* () {
         SELECT ${turn.messageId}::uuid, id, ${turn.turnId}::uuid, turn_count, 'user', ${turn.message}
         FROM s
       )
-      SELECT turn_count AS number, running FROM s`.pipe(
-      Effect.map(([row]) => row ?? { number: 0, running: false }),
+      SELECT turn_count AS number, running, known, CASE WHEN known THEN (
+        SELECT json_agg(h) FROM (${messagesBefore(sql`s.id`, sql`s.turn_count`)}) AS h
+      ) END AS history
+      FROM s, LATERAL (
+        SELECT s.running AND s.turn_count = 1 + coalesce((
+          SELECT CASE WHEN seen.running_turn IS NULL THEN seen.turn_count END FROM sessions AS seen WHERE seen.id = s.id
+        ), 0) AS known
+      ) AS k`.pipe(
+      Effect.map(
+        ([row]): AcceptedTurn => ({
+          number: row?.number ?? 0,
+          running: row?.running ?? false,
+          history: row?.known === true ? toTurns(row.history ?? []) : undefined
+        })
+      ),
       retrying
     )
 
@@ -175,14 +206,9 @@ const make = Effect.gen(function* () {
     )
 
   const history = (sessionId: SessionId, number: number) =>
-    sql<HistoryRow>`
-      SELECT m.turn_number, m.role, m.content, CASE WHEN m.role = 'assistant' THEN (
-        SELECT json_agg(c ORDER BY c.step, c.position) FROM tool_calls c WHERE c.turn_id = m.turn_id
-      ) END AS calls
-      FROM messages m
-      WHERE m.session_id = ${sessionId} AND m.turn_number < ${number} AND m.turn_number >= ${number - historyTurns}
-      ORDER BY m.turn_number, m.role = 'assistant'`.pipe(Effect.map(toTurns), (rows) =>
-      retrying(rows, { idempotent: true })
+    sql<HistoryRow>`${messagesBefore(sql`${sessionId}`, sql`${number}::integer`)}`.pipe(
+      Effect.map(toTurns),
+      (rows) => retrying(rows, { idempotent: true })
     )
 
   const end = (turn: EndedTurn) =>
