@@ -46,6 +46,9 @@ export class Agent extends Context.Service<
   )
 }
 
+/** Spans say what is done; where in the code that is, they keep to themselves, and finding out is dear. */
+const noStack = { captureStackTrace: false } as const
+
 const displayNames: Readonly<Record<Node, string>> = {
   process_input: "Read the message",
   call_llm: "Ask the model",
@@ -166,12 +169,12 @@ const make = Effect.gen(function* () {
       emit({ level: "node", type: "llm_streaming", data: { phase: "finished", details: transcript.model } })
       return calls
     },
-    Effect.withSpan(SpanName.callLlm, { kind: "client" })
+    Effect.withSpan(SpanName.callLlm, { kind: "client" }, noStack)
   )
 
   const askLlm = (turn: AgentTurn, step: number) =>
     Effect.sync(() => buildPrompt(turn.history, turn.transcript.record, historyTokens)).pipe(
-      Effect.withSpan(SpanName.buildMessages),
+      Effect.withSpan(SpanName.buildMessages, {}, noStack),
       Effect.flatMap((prompt) => callLlm(turn, step, prompt))
     )
 
@@ -194,33 +197,32 @@ const make = Effect.gen(function* () {
     return result
   })
 
-  const handleTools = Effect.fnUntraced(function* (
-    turn: AgentTurn,
-    step: number,
-    calls: ReadonlyArray<RequestedCall>
-  ) {
-    const finish = turn.transcript.request(step, calls)
-    turn.emit({
-      type: "tool_calls",
-      tool_calls: calls.map((call) => ({
-        id: call.id,
-        type: "function",
-        function: { name: call.name, arguments: call.arguments }
-      }))
-    })
-    for (const call of calls) {
+  const handleTools = Effect.fnUntraced(
+    function* (turn: AgentTurn, step: number, calls: ReadonlyArray<RequestedCall>) {
+      const finish = turn.transcript.request(step, calls)
       turn.emit({
-        level: "node",
-        type: "tool_call_pending",
-        data: { tool: call.name, args: shownArguments(call.arguments) }
+        type: "tool_calls",
+        tool_calls: calls.map((call) => ({
+          id: call.id,
+          type: "function",
+          function: { name: call.name, arguments: call.arguments }
+        }))
       })
-    }
-    yield* Effect.forEach(
-      calls,
-      (call, index) => Effect.map(runTool(turn, call), (result) => finish[index]?.(result)),
-      { concurrency: toolConcurrency, discard: true }
-    )
-  }, Effect.withSpan(SpanName.handleTools))
+      for (const call of calls) {
+        turn.emit({
+          level: "node",
+          type: "tool_call_pending",
+          data: { tool: call.name, args: shownArguments(call.arguments) }
+        })
+      }
+      yield* Effect.forEach(
+        calls,
+        (call, index) => Effect.map(runTool(turn, call), (result) => finish[index]?.(result)),
+        { concurrency: toolConcurrency, discard: true }
+      )
+    },
+    Effect.withSpan(SpanName.handleTools, {}, noStack)
+  )
 
   /** Tells that a node works and, once it is done, for how long it did. */
   const inNode = <A, E>(turn: AgentTurn, node: Node, effect: Effect.Effect<A, E>) =>
@@ -275,7 +277,7 @@ const make = Effect.gen(function* () {
     }
 
     route(turn, "call_llm", "format_response", "reply complete")
-    yield* inNode(turn, "format_response", Effect.withSpan(Effect.void, SpanName.formatResponse))
+    yield* inNode(turn, "format_response", Effect.withSpan(SpanName.formatResponse, {}, noStack)(Effect.void))
     const total_duration_ms = (yield* Clock.currentTimeMillis) - startedAt
     emit({ level: "graph", type: "workflow_complete", data: { total_duration_ms } })
   })
@@ -289,13 +291,17 @@ const make = Effect.gen(function* () {
             response_length: turn.transcript.reply.length
           })
         ),
-        Effect.withSpan(SpanName.processMessage, {
-          attributes: {
-            session_id: turn.sessionId,
-            ...(turn.userId === undefined ? {} : { user_id: turn.userId }),
-            input_length: turn.transcript.user.length
-          }
-        })
+        Effect.withSpan(
+          SpanName.processMessage,
+          {
+            attributes: {
+              session_id: turn.sessionId,
+              ...(turn.userId === undefined ? {} : { user_id: turn.userId }),
+              input_length: turn.transcript.user.length
+            }
+          },
+          noStack
+        )
       )
   })
 })

@@ -1,9 +1,10 @@
 /**
  * Owns a turn's events as a Server-Sent Events body: one frame an event, a comment when nothing was sent for a while.
  *
- * Push, not pull: an event goes from the turn into the response without a fiber or a promise between, and what comes
- * together is written together.
+ * Push, not pull: an event goes from the turn into the response without a fiber, a promise or a buffer of its own
+ * between, and what comes together is written together.
  */
+import { ServerResponse } from "node:http"
 import { Readable } from "node:stream"
 import { Clock, Effect, Schedule, type Scope } from "effect"
 import type { Turn } from "./Turns.ts"
@@ -21,7 +22,11 @@ export class SseBody extends Readable {
   readonly #onClose: (body: SseBody) => void
   readonly #unsubscribe: () => void
   #pending = ""
+  /** What goes out with the end. */
+  #last = ""
   #lastWrite: number
+  /** Where a response is, it is written to as it is: a stream in front of it costs as much again for each token. */
+  #response: ServerResponse | undefined
 
   constructor(turn: Turn, now: number, onClose: (body: SseBody) => void) {
     super({ highWaterMark: 64 * 1024 })
@@ -31,10 +36,34 @@ export class SseBody extends Readable {
     this.#unsubscribe = turn.log.subscribe({
       onEvent: (sequence, json) => this.#add(`id: ${turn.id}:${sequence}\ndata: ${json}\n\n`),
       onEnd: () => {
-        this.#flush()
+        if (this.#response === undefined) {
+          this.#flush()
+          this.push(null)
+          return
+        }
+        this.#last = this.#pending
+        this.#pending = ""
         this.push(null)
+        // Nothing is left to read, so that this comes to its end.
+        this.resume()
       }
     })
+  }
+
+  override pipe<T extends NodeJS.WritableStream>(destination: T, options?: { end?: boolean }): T {
+    if (!(destination instanceof ServerResponse) || this.#turn.log.ended)
+      return super.pipe(destination, options)
+    const waiting: Buffer | null = this.read()
+    if (waiting !== null) destination.write(waiting)
+    this.#response = destination
+    // The last event and the end of the body in one write; first of all who listen, since others end it empty.
+    this.prependOnceListener("end", () => destination.end(this.#last))
+    return destination
+  }
+
+  /** Bytes that the client has yet to take. */
+  get #behind(): number {
+    return this.#response === undefined ? this.readableLength : this.#response.writableLength
   }
 
   #add(frame: string) {
@@ -44,15 +73,16 @@ export class SseBody extends Readable {
 
   #flush() {
     if (this.#pending === "" || this.destroyed) return
-    this.push(this.#pending)
+    if (this.#response === undefined) this.push(this.#pending)
+    else this.#response.write(this.#pending)
     this.#pending = ""
     this.#lastWrite = -1
-    if (this.readableLength > maxBehind) this.destroy()
+    if (this.#behind > maxBehind) this.destroy()
   }
 
   /** Sends a comment if nothing was sent for a while, and nothing waits to be. `now` in milliseconds. */
   keepAlive(now: number) {
-    if (this.#turn.log.ended || this.readableLength > 0) return
+    if (this.#turn.log.ended || this.#behind > 0) return
     if (this.#lastWrite < 0) this.#lastWrite = now
     else if (now - this.#lastWrite >= quietFor) this.#add(": still here\n\n")
   }
