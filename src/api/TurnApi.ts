@@ -21,6 +21,11 @@ export interface TraceNode {
   readonly self_ms: number
   readonly share: number
   readonly attributes: Readonly<Record<string, unknown>>
+  readonly events: ReadonlyArray<{
+    readonly name: string
+    readonly at_ms: number
+    readonly attributes: Readonly<Record<string, unknown>>
+  }>
   readonly children: ReadonlyArray<TraceNode>
 }
 
@@ -35,6 +40,13 @@ const TraceNode: Schema.Codec<TraceNode> = Schema.Struct({
   self_ms: milliseconds.annotate({ description: "What no child accounts for." }),
   share: Schema.Finite.annotate({ description: "Of the whole, 0 to 1." }),
   attributes: Schema.Record(Schema.String, Schema.Unknown),
+  events: Schema.Array(
+    Schema.Struct({
+      name: Schema.String,
+      at_ms: milliseconds.annotate({ description: "Since the first span of the turn began." }),
+      attributes: Schema.Record(Schema.String, Schema.Unknown)
+    })
+  ).annotate({ description: "What happened during the span, such as retries." }),
   children: Schema.Array(Schema.suspend((): Schema.Codec<TraceNode> => TraceNode))
 }).annotate({ identifier: "TraceNode" })
 

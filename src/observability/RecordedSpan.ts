@@ -10,6 +10,14 @@ import * as AiError from "effect/ai/AiError"
 import { GenAi } from "./GenAi.ts"
 import { SpanName } from "./SpanName.ts"
 
+/** Something that happened during a span, such as a retry. */
+export interface SpanEvent {
+  readonly name: string
+  /** Milliseconds since the epoch. */
+  readonly atMillis: number
+  readonly attributes: Readonly<Record<string, unknown>>
+}
+
 /** What is told of a span when it has ended. */
 export interface EndedSpan {
   readonly traceId: string
@@ -22,6 +30,7 @@ export interface EndedSpan {
   readonly startMillis: number
   readonly durationMillis: number
   readonly attributes: ReadonlyMap<string, unknown>
+  readonly events: ReadonlyArray<SpanEvent>
   readonly sessionId: string | undefined
   readonly turnId: string | undefined
   readonly slow: boolean
@@ -121,11 +130,15 @@ const treatmentOf = (key: string): Treatment => {
 /** The driver knows them only where they are not in the URL, and says `localhost` for all others. */
 const isDriversGuess = (key: string) => key.startsWith("server.") || key === "db.namespace"
 
+/** As many as the SDK keeps. */
+const maxEvents = 128
+
 export class RecordedSpan implements Tracer.Span {
   readonly _tag = "Span"
   readonly #inner: Tracer.Span
   readonly #rules: SpanRules
   #isQuery = false
+  #events: Array<SpanEvent> | undefined
   name: string
   sessionId: string | undefined
   turnId: string | undefined
@@ -229,10 +242,15 @@ export class RecordedSpan implements Tracer.Span {
   }
 
   event(name: string, startTime: bigint, attributes?: Record<string, unknown>): void {
-    const clean =
-      attributes &&
-      Object.fromEntries(Object.entries(attributes).map(([key, value]) => [key, this.#redacted(value)]))
+    const clean = Object.fromEntries(
+      Object.entries(attributes ?? {}).map(([key, value]) => [key, this.#redacted(value)])
+    )
     this.#inner.event(name, startTime, clean)
+    if (!this.sampled) return
+    this.#events ??= []
+    if (this.#events.length < maxEvents) {
+      this.#events.push({ name, atMillis: Number(startTime) / 1e6, attributes: clean })
+    }
   }
 
   addLinks(links: ReadonlyArray<Tracer.SpanLink>): void {
@@ -269,6 +287,7 @@ export class RecordedSpan implements Tracer.Span {
       startMillis: Number(status.startTime) / 1e6,
       durationMillis,
       attributes: this.attributes,
+      events: this.#events ?? [],
       sessionId: this.sessionId,
       turnId: this.turnId,
       slow

@@ -9,7 +9,7 @@ import { AppConfig } from "../Config.ts"
 import { type DbUnavailable, guard } from "../db/DbUnavailable.ts"
 import { toJsonb } from "../db/Storable.ts"
 import { traceSpansDropped } from "./Metrics.ts"
-import type { EndedSpan } from "./RecordedSpan.ts"
+import type { EndedSpan, SpanEvent } from "./RecordedSpan.ts"
 
 const maxWaiting = 20_000
 /** A row takes the embedded database some 70 µs, and the statements of turns get their turn between two batches. */
@@ -44,6 +44,8 @@ export interface StoredSpan {
   readonly startMillis: number
   readonly durationMillis: number
   readonly attributes: Readonly<Record<string, unknown>>
+  /** In the order they came. */
+  readonly events: ReadonlyArray<SpanEvent>
 }
 
 export interface TracedTurn {
@@ -96,11 +98,12 @@ const make = Effect.gen(function* () {
   const insertSpans = (batch: ReadonlyArray<EndedSpan>) =>
     sql`
       INSERT INTO trace_spans (
-        trace_id, span_id, parent_span_id, name, service, status, started_at, duration_ms, attributes, session_id,
-        turn_id
+        trace_id, span_id, parent_span_id, name, service, status, started_at, duration_ms, attributes, events,
+        session_id, turn_id
       )
       SELECT
-        t, s, p, n, ${tracing.serviceName}, o, to_timestamp(b / 1000), d, coalesce(a, '{}'::jsonb), e, u
+        t, s, p, n, ${tracing.serviceName}, o, to_timestamp(b / 1000), d, coalesce(a, '{}'::jsonb),
+        coalesce(v, '[]'::jsonb), e, u
       FROM jsonb_to_recordset(${json(
         batch.map((span) => ({
           t: span.traceId,
@@ -111,11 +114,13 @@ const make = Effect.gen(function* () {
           b: span.startMillis,
           d: span.durationMillis,
           a: plain(span.attributes),
+          ...(span.events.length === 0 ? {} : { v: span.events }),
           e: span.sessionId,
           u: span.turnId
         }))
       )}::text::jsonb) AS x (
-        t text, s text, p text, n text, o text, b double precision, d double precision, a jsonb, e text, u text
+        t text, s text, p text, n text, o text, b double precision, d double precision, a jsonb, v jsonb, e text,
+        u text
       )
       -- What was deleted while its spans waited stays deleted.
       WHERE e IS NULL OR EXISTS (SELECT FROM sessions WHERE id = e)
@@ -250,7 +255,7 @@ const make = Effect.gen(function* () {
           SELECT
             trace_id AS "traceId", span_id AS "spanId", parent_span_id AS "parentSpanId", name, service, status,
             started_at AS "startedAt", (extract(epoch FROM started_at) * 1000)::double precision AS "startMillis",
-            duration_ms AS "durationMillis", attributes
+            duration_ms AS "durationMillis", attributes, events
           FROM trace_spans WHERE turn_id = ${turnId.toLowerCase()} ORDER BY started_at`
         return { ...turn, spans: stored }
       }).pipe(guard, Effect.withTracerEnabled(false))

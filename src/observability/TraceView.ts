@@ -72,6 +72,11 @@ export const traceView = ({ sessionId, spans, status, traceId, turnId }: TracedT
       self_ms: round(self),
       share: share(span.durationMillis),
       attributes: span.attributes,
+      events: span.events.map(({ atMillis, attributes, name }) => ({
+        name,
+        at_ms: round(atMillis - begin),
+        attributes
+      })),
       children: children.map(node)
     }
   }

@@ -148,6 +148,21 @@ layer(TestApp.layer(), { excludeTestServices: true })("the trace of a turn", (it
     })
   )
 
+  it.effect("tells what happened on the way, such as a retry", () =>
+    Effect.gen(function* () {
+      const { model, url } = yield* TestApp
+      model.push(Reply.status(503), Reply.text("At last."))
+      const { turnId } = yield* start(url, "retried")
+      const call = flat((yield* traceOf(url, turnId)).spans).find(({ name }) => name === "agent.call_llm")
+      assert.lengthOf(call?.events ?? [], 1)
+      const [retry] = call?.events ?? []
+      assert.strictEqual(retry?.name, "llm.retry")
+      assert.deepInclude(retry?.attributes, { attempt: 1, model: "scripted", reason: "server_error" })
+      assert.isAtLeast(retry?.at_ms ?? 0, call?.start_ms ?? Number.POSITIVE_INFINITY)
+      assert.isAtMost(retry?.at_ms ?? 0, (call?.start_ms ?? 0) + (call?.duration_ms ?? 0))
+    })
+  )
+
   it.effect("is there for turns that failed, with what failed", () =>
     Effect.gen(function* () {
       const { model, url } = yield* TestApp
@@ -351,6 +366,7 @@ describe("the trace store", () => {
     startMillis: Date.now(),
     durationMillis: 1,
     attributes: new Map(),
+    events: [],
     sessionId: undefined,
     turnId: undefined,
     slow: false,
