@@ -13,6 +13,7 @@ import {
   type Load,
   type Model,
   type Running,
+  startCollector,
   startFloor,
   startLoad,
   startModel,
@@ -26,15 +27,18 @@ const help = `npm run bench [-- options]
   --turns N        turns of a round (default 1500); a round ends after 2.5 s in any case
   --rounds N       rounds for each target (default 4)
   --streams N      slow streams open at once (default 1000; 0: leaves that phase out)
-  --only NAMES     of embedded,postgres (default: both)
+  --only NAMES     of embedded,postgres,telemetry (default: all)
 
 Each option may come from the environment too: BENCH_QUICK=1, BENCH_TURNS, BENCH_ROUNDS, BENCH_STREAMS, BENCH_ONLY.
-DATABASE_URL: the Postgres to measure on, in a schema of its own. Without it: the embedded database alone.`
+DATABASE_URL: the Postgres to measure on, in a schema of its own. Without it: the embedded database alone.
+
+telemetry: two more servers, on Postgres where it is given. "silent" makes no spans and nobody reads its metrics;
+"traced" exports every span by OTLP to a collector, and its metrics are read once a second.`
 
 /** What does not fit into this is left out and named. */
-const runMillis = 165_000
+const runMillis = 225_000
 /** Whatever hangs, the run ends. */
-const maxRunMillis = 178_000
+const maxRunMillis = 240_000
 const connections = 16
 const roundMillis = 2_500
 
@@ -69,7 +73,7 @@ const readOptions = () => {
     turns: Math.max(connections, number("turns", values.turns ?? BENCH_TURNS, quick ? 400 : 1500, 20_000)),
     rounds: Math.max(1, number("rounds", values.rounds ?? BENCH_ROUNDS, quick ? 2 : 4, 10)),
     streams: number("streams", values.streams ?? BENCH_STREAMS, 1000, 5000),
-    only: (values.only ?? BENCH_ONLY ?? "embedded,postgres").split(","),
+    only: (values.only ?? BENCH_ONLY ?? "embedded,postgres,telemetry").split(","),
     slowMillis: quick ? 3_000 : slowMillis,
     warmUp: quick ? { turns: 400, millis: 3_000 } : warmUp,
     databaseUrl: DATABASE_URL === "" ? undefined : DATABASE_URL
@@ -146,8 +150,20 @@ interface Progress {
   readonly problems: Array<string>
   /** For what there was no time. */
   readonly leftOut: Array<string>
+  /** Whether what was measured is what is said. */
+  readonly checks: Array<() => Promise<void>>
   schema: BenchSchema | undefined
   isStopping: boolean
+}
+
+/** As Prometheus would. */
+const readMetrics = async (port: number, problems: Array<string>): Promise<void> => {
+  try {
+    const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+    if (!text.includes("process_uptime_seconds")) throw new Error("they are not there")
+  } catch (cause) {
+    problems.push(`The metrics: ${cause instanceof Error ? cause.message : cause}`)
+  }
 }
 
 const run = async (progress: Progress): Promise<void> => {
@@ -160,10 +176,25 @@ const run = async (progress: Progress): Promise<void> => {
     const started = await startServer({ modelPort: model.port, databaseUrl: undefined, streams })
     measured.push({ name: "embedded", ...started })
   }
-  if (databaseUrl !== undefined && options.only.includes("postgres")) {
-    progress.schema = await makeSchema(databaseUrl)
+  if (databaseUrl !== undefined) progress.schema = await makeSchema(databaseUrl)
+  if (progress.schema !== undefined && options.only.includes("postgres")) {
     const started = await startServer({ modelPort: model.port, databaseUrl: progress.schema.url, streams })
     measured.push({ name: "postgres", ...started })
+  }
+  if (options.only.includes("telemetry")) {
+    const where = { modelPort: model.port, databaseUrl: progress.schema?.url, streams }
+    const silent = { OTEL_SDK_DISABLED: "true", TRACE_STORE: "off" }
+    measured.push({ name: "silent", ...(await startServer({ ...where, settings: silent })) })
+    const collector = await startCollector()
+    const traced = await startServer({
+      ...where,
+      settings: { OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${collector.port}`, TRACE_STORE: "off" }
+    })
+    measured.push({ name: "traced", ...traced })
+    progress.checks.push(async () => {
+      if ((await collector.received()) === 0) throw new Error("No span came to the collector")
+    })
+    setInterval(() => void readMetrics(traced.port, problems), 1000).unref()
   }
   for (const { name } of measured) targets.push({ name, burst: [], apart: [], slow: undefined })
 
@@ -217,14 +248,22 @@ const run = async (progress: Progress): Promise<void> => {
         console.error(`${streams} slow streams: ${each.name} …`)
         target.slow = await measureStreams(load, model, each)
       },
-      measured.toReversed()
+      measured.filter(({ name }) => name !== "silent" && name !== "traced").toReversed()
     )
   }
+  for (const check of progress.checks) await check()
 }
 
 const main = async (): Promise<void> => {
   if (options.help) return console.log(help)
-  const progress: Progress = { targets: [], problems: [], leftOut: [], schema: undefined, isStopping: false }
+  const progress: Progress = {
+    targets: [],
+    problems: [],
+    leftOut: [],
+    checks: [],
+    schema: undefined,
+    isStopping: false
+  }
   const stop = async (why?: string) => {
     if (progress.isStopping) return
     progress.isStopping = true

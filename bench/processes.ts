@@ -109,6 +109,25 @@ export const startFloor = async (modelPort: number): Promise<Running> => {
   return { pid: pidOf(child), port: portOf(await answerOf(child, startMillis)) }
 }
 
+export interface Collector extends Running {
+  /** How many bytes of spans came so far. */
+  readonly received: () => Promise<number>
+}
+
+export const startCollector = async (): Promise<Collector> => {
+  const child = startScript(new URL("./collector.ts", import.meta.url))
+  const port = portOf(await answerOf(child, startMillis))
+  return {
+    pid: pidOf(child),
+    port,
+    received: async () => {
+      const answer = answerOf(child, 5_000)
+      child.send("received")
+      return Number(await answer)
+    }
+  }
+}
+
 export interface Load {
   readonly pid: number
   /** `onOpen` is called once all streams of a `streams` job are open. */
@@ -163,6 +182,8 @@ export const startServer = async (options: {
   readonly modelPort: number
   readonly databaseUrl: string | undefined
   readonly streams: number
+  /** More settings, by their names in the environment. */
+  readonly settings?: Readonly<Record<string, string>>
 }): Promise<Server> => {
   const folder = mkdtempSync(join(tmpdir(), "voice-agent-bench-"))
   folders.push(folder)
@@ -181,7 +202,8 @@ export const startServer = async (options: {
         LLM_MODEL: "bench",
         LOG_LEVEL: "Warn",
         MAX_CONCURRENT_TURNS: String(Math.max(2000, options.streams * 2)),
-        ...(options.databaseUrl === undefined ? {} : { DATABASE_URL: options.databaseUrl })
+        ...(options.databaseUrl === undefined ? {} : { DATABASE_URL: options.databaseUrl }),
+        ...options.settings
       }
     })
   )

@@ -29,13 +29,15 @@ export interface StreamsMeasured {
 }
 
 export interface Target {
-  readonly name: "floor" | "embedded" | "postgres"
+  readonly name: "floor" | "embedded" | "postgres" | "silent" | "traced"
   readonly burst: Array<TurnsMeasured>
   readonly apart: Array<TurnsMeasured>
   slow: StreamsMeasured | undefined
 }
 
 const minShareOfFloor = 0.25
+/** Of the throughput without telemetry. */
+const minShareTraced = 0.8
 const maxResident = 300
 const maxLateness = 100
 
@@ -52,8 +54,8 @@ const shown = (value: number | undefined, digits: number): string =>
 const both = (p50: number, p99: number, digits: number) => `${shown(p50, digits)} / ${shown(p99, digits)}`
 
 /** Round by round, since neighbours share the machine's mood. */
-const shareOfFloor = (floor: ReadonlyArray<TurnsMeasured>, own: ReadonlyArray<TurnsMeasured>): number =>
-  median(own.map((round, n) => round.turnsPerSecond / (floor[n]?.turnsPerSecond ?? Number.NaN)))
+const shareOf = (whole: ReadonlyArray<TurnsMeasured>, own: ReadonlyArray<TurnsMeasured>): number =>
+  median(own.map((round, n) => round.turnsPerSecond / (whole[n]?.turnsPerSecond ?? Number.NaN)))
 
 type Row = readonly [label: string, ...cells: ReadonlyArray<string>]
 
@@ -72,7 +74,7 @@ const turnRows = (targets: ReadonlyArray<Target>, pace: "burst" | "apart"): Arra
         0
       )
     ),
-    row("of the floor", (rounds) => shown(shareOfFloor(floor, rounds), 2)),
+    row("of the floor", (rounds) => shown(shareOf(floor, rounds), 2)),
     row("first delta p50 / p99, ms", (rounds) =>
       both(
         of(rounds, (round) => round.firstDelta.p50),
@@ -139,7 +141,7 @@ const verdicts = (targets: ReadonlyArray<Target>, streams: number): ReadonlyArra
   const postgres = targets.find(({ name }) => name === "postgres")
   const lines: Array<string> = []
   for (const pace of ["burst", "apart"] as const) {
-    const share = postgres && floor ? shareOfFloor(floor[pace], postgres[pace]) : undefined
+    const share = postgres && floor ? shareOf(floor[pace], postgres[pace]) : undefined
     lines.push(
       verdict(
         `at least ${minShareOfFloor} of the floor on Postgres, ${paceNames[pace]}`,
@@ -148,8 +150,22 @@ const verdicts = (targets: ReadonlyArray<Target>, streams: number): ReadonlyArra
       )
     )
   }
+  const silent = targets.find(({ name }) => name === "silent")
+  const traced = targets.find(({ name }) => name === "traced")
+  if (silent && traced) {
+    for (const pace of ["burst", "apart"] as const) {
+      const share = shareOf(silent[pace], traced[pace])
+      lines.push(
+        verdict(
+          `traced, at least ${minShareTraced} of silent, ${paceNames[pace]}`,
+          Number.isNaN(share) ? undefined : share >= minShareTraced,
+          shown(share, 2)
+        )
+      )
+    }
+  }
   for (const { name, slow } of targets) {
-    if (name === "floor") continue
+    if (name !== "embedded" && name !== "postgres") continue
     const isFull = slow !== undefined && slow.openAtOnce >= streams
     const open = slow === undefined ? "" : `, ${slow.openAtOnce} of ${streams} open`
     lines.push(
