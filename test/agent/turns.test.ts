@@ -1,6 +1,7 @@
 import { connect } from "node:net"
 import { assert, layer } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
+import { Reply, type ScriptedRequestBody } from "voice-agent-api/testing"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { TestApp } from "../support/AppServer.ts"
 import {
@@ -13,7 +14,6 @@ import {
   openStream,
   textOf
 } from "../support/ChatClient.ts"
-import { Reply, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
 import { faultOf } from "../support/validRequest.ts"
 
 const lastUser = ({ messages }: ScriptedRequestBody): string =>

@@ -1,14 +1,9 @@
 import { assert, layer } from "@effect/vitest"
 import { Context, Duration, Effect, Fiber, Layer } from "effect"
 import type { SqlClient } from "effect/sql"
+import { Reply, ScriptedModel, type ScriptedRequest, type ScriptedRequestBody } from "voice-agent-api/testing"
 import { type AppServer, make } from "../support/AppServer.ts"
 import { ask, eventually, historyOf, openSocket, openStream } from "../support/ChatClient.ts"
-import {
-  Reply,
-  ScriptedModel,
-  type ScriptedRequest,
-  type ScriptedRequestBody
-} from "../support/ScriptedModel.ts"
 import * as TestDb from "../support/TestDb.ts"
 import { faultOf } from "../support/validRequest.ts"
 
@@ -42,7 +37,7 @@ class TwoServers extends Context.Service<TwoServers, { readonly a: AppServer; re
   static readonly layer = Layer.effect(
     TwoServers,
     Effect.gen(function* () {
-      const model = yield* ScriptedModel.make(echo)
+      const model = yield* ScriptedModel.serve(echo)
       const db = yield* Layer.build(TestDb.layer)
       const options = {
         // Not connected to: it says that the database may have other processes.

@@ -7,12 +7,12 @@
 import { ConfigProvider, Context, Effect, Layer, References, type Scope } from "effect"
 import { HttpServer } from "effect/http"
 import { SqlClient } from "effect/sql"
+import { type Script, ScriptedModel, type ScriptedServer } from "voice-agent-api/testing"
 import { TurnPace, Turns } from "../../src/agent/Turns.ts"
 import { AppConfig } from "../../src/Config.ts"
 import type { Db } from "../../src/db/Db.ts"
 import * as Server from "../../src/Server.ts"
 import type { Tools } from "../../src/tools/Tools.ts"
-import { type Script, ScriptedModel, type ScriptedServer } from "./ScriptedModel.ts"
 import * as TestDb from "./TestDb.ts"
 
 export interface AppServer {
@@ -77,7 +77,7 @@ export class TestApp extends Context.Service<TestApp, AppServer>()("voice-agent/
     Layer.effect(
       TestApp,
       Effect.gen(function* () {
-        const model = yield* ScriptedModel.make(script)
+        const model = yield* ScriptedModel.serve(script)
         return yield* make(yield* Layer.build(TestDb.layer), model, options)
       })
     )

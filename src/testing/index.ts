@@ -1,0 +1,16 @@
+/**
+ * What tests of tools, prompts, agents and adapters are written with. See docs/TESTING.md.
+ *
+ * Does not need a test runner: what it offers are layers, effects and plain functions.
+ */
+export type { ReplyFunction, Script, Scripted } from "./Script.ts"
+export { ScriptedModel, type ScriptedModelOptions } from "./ScriptedModel.ts"
+export * from "./ScriptedReply.ts"
+export type {
+  ScriptedMessage,
+  ScriptedOutcome,
+  ScriptedRequest,
+  ScriptedRequestBody,
+  ScriptedToolResult
+} from "./ScriptedRequest.ts"
+export { type ScriptedServer, type ScriptedServerOptions, startScriptedServer } from "./ScriptedServer.ts"
