@@ -3,9 +3,12 @@
  */
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import { ByteSize, Duration, Effect, Layer } from "effect"
+import { ByteSize, Duration, Effect, type FileSystem, Layer, type Path } from "effect"
+import type * as Etag from "effect/http/Etag"
 import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
+import type * as HttpPlatform from "effect/http/HttpPlatform"
 import * as HttpRouter from "effect/http/HttpRouter"
+import type * as HttpServer from "effect/http/HttpServer"
 import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Agent } from "./agent/Agent.ts"
 import { layerChatHandlers, layerConversationHandlers, layerRootSocketHandlers } from "./agent/http.ts"
@@ -105,19 +108,33 @@ const layerServe = HttpRouter.serve(layerRoutes, {
   routerConfig: { ignoreTrailingSlash: true, maxParamLength: 20_000 },
   disableLogger: true,
   disableListenLog: true
-}).pipe(
-  Layer.provide(Layer.succeed(HttpIncomingMessage.MaxBodySize, ByteSize.mebibytes(1))),
-  Layer.provideMerge(layerHttpServer)
-)
+}).pipe(Layer.provide(Layer.succeed(HttpIncomingMessage.MaxBodySize, ByteSize.mebibytes(1))))
+
+/** What answers requests besides the app: a server, and what of a platform serving needs. */
+type Http =
+  | HttpServer.HttpServer
+  | HttpPlatform.HttpPlatform
+  | FileSystem.FileSystem
+  | Path.Path
+  | Etag.Generator
+
+/** The whole app, over an HTTP server and a tracer too. The server begins to listen when all else is ready. */
+export const layerAppOver = <E, R, E2, R2>(
+  http: Layer.Layer<Http, E, R>,
+  tracer: Layer.Layer<never, E2, R2>
+) =>
+  layerDrain.pipe(
+    Layer.provideMerge(layerServe.pipe(Layer.provideMerge(http))),
+    Layer.provideMerge(layerServices),
+    Layer.provideMerge(tracer),
+    Layer.provideMerge(TraceStore.layer),
+    Layer.provide(Redaction.layer)
+  )
 
 /** The whole app, over a database, a model, tools and a configuration that are given. */
-export const layerApp = layerDrain.pipe(
-  Layer.provideMerge(layerServe),
-  Layer.provideMerge(layerServices),
-  Layer.provideMerge(layerTracer),
-  Layer.provideMerge(TraceStore.layer),
-  Layer.provide(Redaction.layer)
-)
+export const layerApp = layerAppOver(layerHttpServer, layerTracer)
+
+export { layerLlm, layerTools }
 
 /** The app's model and tools, as configured. */
 export const layerPorts = Layer.mergeAll(layerLlm, layerTools)

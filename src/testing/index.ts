@@ -14,3 +14,5 @@ export type {
   ScriptedToolResult
 } from "./ScriptedRequest.ts"
 export { type ScriptedServer, type ScriptedServerOptions, startScriptedServer } from "./ScriptedServer.ts"
+export { type AppClient, TestApp, type TestAppOptions, type TurnRun } from "./TestApp.ts"
+export type { SpanEvent, SpanNode, TurnTrace } from "./TurnSpans.ts"
