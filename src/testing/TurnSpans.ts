@@ -70,6 +70,7 @@ const treeOf = (traceId: string, spans: ReadonlyArray<ReadableSpan>): TurnTrace 
   return { traceId, root, spans: all, outline, named: (name) => all.filter((span) => span.name === name) }
 }
 
+/** Give `processor` to an app by `SpanProcessors`; `TestApp` does so by itself. */
 export class TurnSpans {
   readonly #ended = new Map<string, Array<ReadableSpan>>()
   readonly #open = new Map<string, number>()
@@ -98,9 +99,18 @@ export class TurnSpans {
   }
 
   /** The trace of a turn, as soon as all its spans have ended. */
-  async trace(turnId: string): Promise<TurnTrace> {
+  trace(turnId: string): Promise<TurnTrace> {
+    return this.#complete(() => this.#turns.get(turnId))
+  }
+
+  /** A trace by its own id, as a response's `traceparent` names it. */
+  traceOf(traceId: string): Promise<TurnTrace> {
+    return this.#complete(() => traceId)
+  }
+
+  async #complete(find: () => string | undefined): Promise<TurnTrace> {
     for (;;) {
-      const traceId = this.#turns.get(turnId)
+      const traceId = find()
       if (traceId !== undefined && this.#open.get(traceId) === 0)
         return treeOf(traceId, this.#ended.get(traceId) ?? [])
       await this.#wake.promise

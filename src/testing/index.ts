@@ -15,4 +15,4 @@ export type {
 } from "./ScriptedRequest.ts"
 export { type ScriptedServer, type ScriptedServerOptions, startScriptedServer } from "./ScriptedServer.ts"
 export { type AppClient, TestApp, type TestAppOptions, type TurnRun } from "./TestApp.ts"
-export type { SpanEvent, SpanNode, TurnTrace } from "./TurnSpans.ts"
+export { type SpanEvent, type SpanNode, TurnSpans, type TurnTrace } from "./TurnSpans.ts"
