@@ -8,7 +8,7 @@
 import { type Array as Arr, Cause, Clock, Effect, type Pull, Stream } from "effect"
 import { type AiError, LanguageModel, type Response } from "effect/ai"
 import { toCodecOpenAI } from "effect/ai/OpenAiStructuredOutput"
-import { APIConnectionError, APIError } from "openai"
+import { APIError } from "openai/error"
 import { LlmProvider, type ModelSettings } from "../llm/Llm.ts"
 import { failureOfThrown, openAiError } from "../llm/LlmOpenAiError.ts"
 import { CompletionParts, wholeParts } from "../llm/LlmOpenAiParts.ts"
@@ -98,7 +98,7 @@ const wait = (millis: number): Effect.Effect<void> => (millis <= 0 ? Effect.yiel
 const broken = (method: string, exchange: Exchange): AiError.AiError => {
   exchange.wasCut = true
   const cause = new Error("The scripted model cut the connection")
-  return openAiError(method, failureOfThrown(new APIConnectionError({ cause }), url, 0))
+  return openAiError(method, failureOfThrown(cause, url, 0))
 }
 
 const refused = (method: string, { body, headers, status }: StatusReply) =>

@@ -42,7 +42,7 @@ layer(TestApp.layer())("an app in process", (it) => {
       ])
       assert.strictEqual(trace.root.children[0]?.attributes.turn_id, turn.turnId)
       assert.isTrue(trace.spans.every(({ status }) => status === "ok"))
-      assert.isAtLeast(trace.named("database.query").length, 3)
+      assert.isNotEmpty(trace.named("database.query"))
       const history = yield* app.history("tools")
       assert.deepStrictEqual(
         history.map(({ content }) => content),
