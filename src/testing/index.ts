@@ -3,6 +3,10 @@
  *
  * Does not need a test runner: what it offers are layers, effects and plain functions.
  */
+
+export type { ContractTests } from "./Contract.ts"
+export { dbContract } from "./DbContract.ts"
+export { llmContract, llmContractUnscripted } from "./LlmContract.ts"
 export type { ReplyFunction, Script, Scripted } from "./Script.ts"
 export { ScriptedModel, type ScriptedModelOptions } from "./ScriptedModel.ts"
 export * from "./ScriptedReply.ts"
