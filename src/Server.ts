@@ -37,7 +37,7 @@ import { layerSessionHandlers } from "./sessions/http.ts"
 import { Sessions } from "./sessions/Sessions.ts"
 import { SessionsRepo } from "./sessions/SessionsRepo.ts"
 import { layerMcpHandlers, layerToolsHandlers } from "./tools/http.ts"
-import { Tools } from "./tools/Tools.ts"
+import { ToolHttp, Tools } from "./tools/Tools.ts"
 
 const isModelConfigured = ({ apiKey, baseUrl, model }: LlmSettings) =>
   apiKey !== undefined || baseUrl !== undefined || model !== undefined
@@ -49,6 +49,9 @@ const layerProvider = Layer.unwrap(
 const layerLlm = Llm.layer.pipe(Layer.provide(layerProvider))
 
 const layerTools = Tools.layer.pipe(Layer.provide(NodeHttpClient.layerUndici))
+
+/** What the built-in tools need, for those who offer them next to tools of their own. */
+export const layerToolHttp = ToolHttp.layer.pipe(Layer.provide(NodeHttpClient.layerUndici))
 
 /** The services, over a database, a model and tools that are given. */
 const layerServices = Health.layerNoDeps.pipe(
@@ -139,9 +142,13 @@ export { layerLlm, layerTools }
 /** The app's model and tools, as configured. */
 export const layerPorts = Layer.mergeAll(layerLlm, layerTools)
 
+/** The server from its environment, with a model and tools of one's own: `Layer.merge(layerLlm, myTools)`. */
+export const layerUsing = <E, R>(ports: Layer.Layer<Llm | Tools, E, R>) =>
+  layerApp.pipe(
+    Layer.provideMerge(Layer.mergeAll(Db.layer, ports)),
+    Layer.provide(layerLogging.pipe(Layer.provide(Redaction.layer))),
+    Layer.provideMerge(AppConfig.layer)
+  )
+
 /** The server, from its environment. */
-export const layer = layerApp.pipe(
-  Layer.provideMerge(Layer.mergeAll(Db.layer, layerPorts)),
-  Layer.provide(layerLogging.pipe(Layer.provide(Redaction.layer))),
-  Layer.provideMerge(AppConfig.layer)
-)
+export const layer = layerUsing(layerPorts)

@@ -10,6 +10,8 @@ export { AppConfig, ConfigInvalid, type LlmSettings, type Settings, type Tracing
 export * as Db from "./db/Db.ts"
 /** `up` brings a database to the newest schema. */
 export * as Migrations from "./db/Migrations.ts"
+/** Runs a server as a process. */
+export { launch } from "./launch.ts"
 export {
   Llm,
   type LlmFailureReason,
@@ -28,7 +30,8 @@ export * as LlmOffline from "./llm/LlmOffline.ts"
 export * as LlmOpenAi from "./llm/LlmOpenAi.ts"
 export { layerTracer, SpanProcessors } from "./observability/Tracer.ts"
 /**
- * The server. `layer` is all of it from the environment; `layerApp` is all but the database (`Db`), the model and the
+ * The server. `layer` is all of it from the environment; `layerUsing` the same with a model and tools of one's own,
+ * next to which `layerLlm` and `layerTools` are those configured. For what else may differ: `layerApp` is all but the database (`Db`), the model and the
  * tools (`layerPorts` are those configured) and `AppConfig`; `layerAppOver` leaves the HTTP server and the tracer too.
  */
 export * as Server from "./Server.ts"
