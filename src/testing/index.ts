@@ -4,6 +4,7 @@
  * Does not need a test runner: what it offers are layers, effects and plain functions.
  */
 
+export { Cassette, type CassetteMode, type CassetteOptions } from "./Cassette.ts"
 export type { ContractTests } from "./Contract.ts"
 export { dbContract } from "./DbContract.ts"
 export { llmContract, llmContractUnscripted } from "./LlmContract.ts"
