@@ -6,7 +6,7 @@ import * as LlmMetrics from "../../src/llm/LlmMetrics.ts"
 import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
 import * as LlmPolicy from "../../src/llm/LlmPolicy.ts"
 import { call, complete, failureOf, makeLlm, modelOf, start, textOf, timeouts } from "./LlmCall.ts"
-import { type Answer, fails, finish, inTurn, reason, says, token } from "./ScriptedProvider.ts"
+import { type Answer, fails, finish, inTurn, reason, says, token } from "./PartsProvider.ts"
 
 describe("Llm, models and settings", () => {
   it.effect("picks the model by variant, unless a request names one", () =>
