@@ -3,9 +3,12 @@
  */
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import { ByteSize, Duration, Effect, Layer } from "effect"
+import { ByteSize, Duration, Effect, type FileSystem, Layer, type Path } from "effect"
+import type * as Etag from "effect/http/Etag"
 import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
+import type * as HttpPlatform from "effect/http/HttpPlatform"
 import * as HttpRouter from "effect/http/HttpRouter"
+import type * as HttpServer from "effect/http/HttpServer"
 import * as HttpApiBuilder from "effect/http-api/HttpApiBuilder"
 import { Agent } from "./agent/Agent.ts"
 import { layerChatHandlers, layerConversationHandlers, layerRootSocketHandlers } from "./agent/http.ts"
@@ -34,7 +37,7 @@ import { layerSessionHandlers } from "./sessions/http.ts"
 import { Sessions } from "./sessions/Sessions.ts"
 import { SessionsRepo } from "./sessions/SessionsRepo.ts"
 import { layerMcpHandlers, layerToolsHandlers } from "./tools/http.ts"
-import { Tools } from "./tools/Tools.ts"
+import { ToolHttp, Tools } from "./tools/Tools.ts"
 
 const isModelConfigured = ({ apiKey, baseUrl, model }: LlmSettings) =>
   apiKey !== undefined || baseUrl !== undefined || model !== undefined
@@ -46,6 +49,9 @@ const layerProvider = Layer.unwrap(
 const layerLlm = Llm.layer.pipe(Layer.provide(layerProvider))
 
 const layerTools = Tools.layer.pipe(Layer.provide(NodeHttpClient.layerUndici))
+
+/** What the built-in tools need, for those who offer them next to tools of their own. */
+export const layerToolHttp = ToolHttp.layer.pipe(Layer.provide(NodeHttpClient.layerUndici))
 
 /** The services, over a database, a model and tools that are given. */
 const layerServices = Health.layerNoDeps.pipe(
@@ -105,26 +111,44 @@ const layerServe = HttpRouter.serve(layerRoutes, {
   routerConfig: { ignoreTrailingSlash: true, maxParamLength: 20_000 },
   disableLogger: true,
   disableListenLog: true
-}).pipe(
-  Layer.provide(Layer.succeed(HttpIncomingMessage.MaxBodySize, ByteSize.mebibytes(1))),
-  Layer.provideMerge(layerHttpServer)
-)
+}).pipe(Layer.provide(Layer.succeed(HttpIncomingMessage.MaxBodySize, ByteSize.mebibytes(1))))
+
+/** What answers requests besides the app: a server, and what of a platform serving needs. */
+type Http =
+  | HttpServer.HttpServer
+  | HttpPlatform.HttpPlatform
+  | FileSystem.FileSystem
+  | Path.Path
+  | Etag.Generator
+
+/** The whole app, over an HTTP server and a tracer too. The server begins to listen when all else is ready. */
+export const layerAppOver = <E, R, E2, R2>(
+  http: Layer.Layer<Http, E, R>,
+  tracer: Layer.Layer<never, E2, R2>
+) =>
+  layerDrain.pipe(
+    Layer.provideMerge(layerServe.pipe(Layer.provideMerge(http))),
+    Layer.provideMerge(layerServices),
+    Layer.provideMerge(tracer),
+    Layer.provideMerge(TraceStore.layer),
+    Layer.provide(Redaction.layer)
+  )
 
 /** The whole app, over a database, a model, tools and a configuration that are given. */
-export const layerApp = layerDrain.pipe(
-  Layer.provideMerge(layerServe),
-  Layer.provideMerge(layerServices),
-  Layer.provideMerge(layerTracer),
-  Layer.provideMerge(TraceStore.layer),
-  Layer.provide(Redaction.layer)
-)
+export const layerApp = layerAppOver(layerHttpServer, layerTracer)
+
+export { layerLlm, layerTools }
 
 /** The app's model and tools, as configured. */
 export const layerPorts = Layer.mergeAll(layerLlm, layerTools)
 
+/** The server from its environment, with a model and tools of one's own: `Layer.merge(layerLlm, myTools)`. */
+export const layerUsing = <E, R>(ports: Layer.Layer<Llm | Tools, E, R>) =>
+  layerApp.pipe(
+    Layer.provideMerge(Layer.mergeAll(Db.layer, ports)),
+    Layer.provide(layerLogging.pipe(Layer.provide(Redaction.layer))),
+    Layer.provideMerge(AppConfig.layer)
+  )
+
 /** The server, from its environment. */
-export const layer = layerApp.pipe(
-  Layer.provideMerge(Layer.mergeAll(Db.layer, layerPorts)),
-  Layer.provide(layerLogging.pipe(Layer.provide(Redaction.layer))),
-  Layer.provideMerge(AppConfig.layer)
-)
+export const layer = layerUsing(layerPorts)

@@ -2,8 +2,8 @@ import { createServer } from "node:http"
 import type { AddressInfo } from "node:net"
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
+import { Reply, ScriptedModel, type ScriptedServer } from "voice-agent-api/testing"
 import { ask, eventsOf, eventually, historyOf, openSocket, openStream, textOf } from "./support/ChatClient.ts"
-import { Reply, ScriptedModel, type ScriptedServer } from "./support/ScriptedModel.ts"
 import { start, tempFolder } from "./support/ServerProcess.ts"
 import { faultOf } from "./support/validRequest.ts"
 
@@ -80,7 +80,7 @@ layer(FirstRun.layer, { excludeTestServices: true, timeout })("the server", (it)
     () =>
       Effect.gen(function* () {
         const go = Promise.withResolvers<void>()
-        const model = yield* ScriptedModel.make(async (_, index) => {
+        const model = yield* ScriptedModel.serve(async (_, index) => {
           if (index === 0)
             return Reply.toolCalls([{ name: "get_time", arguments: {} }], { text: "Let me see. " })
           await go.promise
@@ -119,7 +119,7 @@ layer(FirstRun.layer, { excludeTestServices: true, timeout })("the server", (it)
     "keeps what was said whatever ends the process, and goes on from there",
     () =>
       Effect.gen(function* () {
-        const model = yield* ScriptedModel.make([hanging])
+        const model = yield* ScriptedModel.serve([hanging])
         const dataDir = yield* tempFolder((yield* FirstRun).dataDir)
 
         const stopped = yield* startOn(dataDir, model, { SHUTDOWN_GRACE: "1" })

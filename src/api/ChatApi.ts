@@ -57,7 +57,7 @@ export const ChatReply = Schema.Struct({
   error_code: Schema.NullOr(Schema.String)
 }).annotate({ identifier: "ChatReply" })
 
-const ChatHistory = Schema.Struct({
+export const ChatHistory = Schema.Struct({
   success: Success,
   session_id: Schema.String,
   messages: Schema.Array(

@@ -15,6 +15,7 @@ import {
   ParentBasedSampler,
   type Sampler,
   type SpanExporter,
+  type SpanProcessor,
   TraceIdRatioBasedSampler
 } from "@opentelemetry/sdk-trace-base"
 import { Clock, Context, Duration, Effect, Fiber, Layer, Metric, Option, Tracer } from "effect"
@@ -28,6 +29,12 @@ import { type EndedSpan, isSameWork, MergedSpan, RecordedSpan } from "./Recorded
 import { Redaction } from "./Redaction.ts"
 import { SpanName } from "./SpanName.ts"
 import { TraceStore } from "./TraceStore.ts"
+
+/** Get every span that is sampled, besides the exporter: as OpenTelemetry has it, without secrets. */
+export const SpanProcessors = Context.Reference<ReadonlyArray<SpanProcessor>>(
+  "voice-agent/observability/Tracer/SpanProcessors",
+  { defaultValue: () => [] }
+)
 
 /** Spans waiting to be sent, at most. More are dropped: memory stays bounded while the collector is away. */
 const maxQueue = 4096
@@ -99,6 +106,7 @@ const make = Effect.gen(function* () {
   const { tracing } = yield* AppConfig
   const { redact } = yield* Redaction
   const store = yield* TraceStore
+  const more = yield* SpanProcessors
   const clock = yield* Clock.Clock
   const context = yield* Effect.context<never>()
   const log = Effect.runForkWith(context)
@@ -177,7 +185,7 @@ const make = Effect.gen(function* () {
   ).pipe(
     Layer.provide(OtelTracer.layerTracer),
     Layer.provide(
-      NodeSdk.layerTracerProvider(processor, {
+      NodeSdk.layerTracerProvider([processor, ...more], {
         sampler: samplerOf(tracing),
         shutdownTimeout: Duration.seconds(3)
       })

@@ -18,7 +18,9 @@ export const banner = Effect.gen(function* () {
   const url = `http://${host}:${"port" in address ? address.port : config.port}`
   const model = llm.isOffline
     ? "the offline model: rules, not a language model"
-    : `${llm.models.default} at ${redactForms(config.llm.baseUrl ?? "api.openai.com")}`
+    : llm.provider === "openai"
+      ? `${llm.models.default} at ${redactForms(config.llm.baseUrl ?? "api.openai.com")}`
+      : `${llm.models.default} of ${llm.provider}`
   return `
 Voice Agent API ${version}
 

@@ -2,6 +2,7 @@ import { assert, layer } from "@effect/vitest"
 import { ConfigProvider, Context, Deferred, Duration, Effect, Fiber, Layer, References } from "effect"
 import { SqlClient } from "effect/sql"
 import { TestClock } from "effect/testing"
+import { Reply, ScriptedModel } from "voice-agent-api/testing"
 import { Agent } from "../../src/agent/Agent.ts"
 import { type Turn, TurnPace, type TurnRequest, Turns, TurnsUnavailable } from "../../src/agent/Turns.ts"
 import { TurnsRepo } from "../../src/agent/TurnsRepo.ts"
@@ -12,7 +13,6 @@ import { TraceStore } from "../../src/observability/TraceStore.ts"
 import * as Server from "../../src/Server.ts"
 import { SessionId } from "../../src/sessions/Session.ts"
 import { eventually } from "../support/ChatClient.ts"
-import { Reply, ScriptedModel } from "../support/ScriptedModel.ts"
 import * as TestDb from "../support/TestDb.ts"
 
 type Repo = TurnsRepo["Service"]
@@ -22,7 +22,7 @@ const away = Effect.fail(new DbUnavailable({ reason: "connection", cause: new Er
 /** Turns over the real repository, with what `faults` puts in the place of its methods. */
 const makeTurns = (faults: (repo: Repo) => Partial<Repo> = () => ({})) =>
   Effect.gen(function* () {
-    const model = yield* ScriptedModel.make()
+    const model = yield* ScriptedModel.serve()
     const db = yield* Effect.context<SqlClient.SqlClient>()
     const repo = Layer.effect(
       TurnsRepo,

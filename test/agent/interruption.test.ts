@@ -1,5 +1,6 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect, Schema, type Scope } from "effect"
+import { Reply, type ScriptedReply, type ScriptedRequestBody } from "voice-agent-api/testing"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { type AppServer, TestApp } from "../support/AppServer.ts"
 import {
@@ -12,7 +13,6 @@ import {
   openStream,
   textOf
 } from "../support/ChatClient.ts"
-import { Reply, type ScriptedReply, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
 import { faultOf } from "../support/validRequest.ts"
 
 /** One turn that is stopped somewhere. */

@@ -1,5 +1,6 @@
 import { assert, describe, layer } from "@effect/vitest"
 import { Effect, type Scope } from "effect"
+import { Reply, type ScriptedReply } from "voice-agent-api/testing"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { TestApp } from "../support/AppServer.ts"
 import {
@@ -11,7 +12,6 @@ import {
   openStream,
   textOf
 } from "../support/ChatClient.ts"
-import { Reply, type ScriptedReply } from "../support/ScriptedModel.ts"
 import { faultOf } from "../support/validRequest.ts"
 
 /** The contract's fields, by type: of the event itself for stream events, of `data` for workflow events. */

@@ -1,6 +1,7 @@
 import { connect } from "node:net"
 import { assert, layer } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
+import { Reply, type ScriptedRequestBody } from "voice-agent-api/testing"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { TestApp } from "../support/AppServer.ts"
 import {
@@ -13,7 +14,6 @@ import {
   openStream,
   textOf
 } from "../support/ChatClient.ts"
-import { Reply, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
 import { faultOf } from "../support/validRequest.ts"
 
 const lastUser = ({ messages }: ScriptedRequestBody): string =>
@@ -98,40 +98,6 @@ layer(TestApp.layer(echo, { tools: tools.layer }), { excludeTestServices: true }
     })
   )
 
-  it.effect("ten messages to one session are answered in the order they were accepted", () =>
-    Effect.gen(function* () {
-      const { model, url } = yield* TestApp
-      const asked = model.requests.length
-      const messages = Array.from({ length: 10 }, (_, n) => `message ${n}`)
-      const release = yield* hold("message 0")
-      const replies = yield* Effect.forEach(messages, (message, n) =>
-        Effect.gen(function* () {
-          const reply = yield* Effect.forkChild(say(url, "ten", message))
-          yield* eventually(historyOf(url, "ten"), (history) => history.length === n + 1)
-          return reply
-        })
-      )
-      assert.deepStrictEqual(
-        pairs(yield* historyOf(url, "ten")),
-        messages.map((message) => ["user", message])
-      )
-      yield* release
-      for (const [n, fiber] of replies.entries()) {
-        const { body } = yield* Fiber.join(fiber)
-        assert.strictEqual(body.response, `re: message ${n}`)
-      }
-      const turns = messages.flatMap((message) => [message, `re: ${message}`])
-      assert.deepStrictEqual(
-        (yield* historyOf(url, "ten")).map(({ content }) => content),
-        turns
-      )
-      model.requests.slice(asked).forEach(({ body }, n) => {
-        assert.isUndefined(faultOf(body))
-        assert.deepStrictEqual(contents(body), turns.slice(0, 2 * n + 1))
-      })
-    })
-  )
-
   it.effect("a burst of messages to one session: each gets its own reply, and none is lost or overlaps", () =>
     Effect.gen(function* () {
       const { model, url } = yield* TestApp
@@ -155,37 +121,6 @@ layer(TestApp.layer(echo, { tools: tools.layer }), { excludeTestServices: true }
     })
   )
 
-  it.effect("ten sessions at once see nothing of one another", () =>
-    Effect.gen(function* () {
-      const { model, url } = yield* TestApp
-      const asked = model.requests.length
-      const names = Array.from({ length: 10 }, (_, n) => `parallel-${n}`)
-      yield* Effect.forEach(
-        names,
-        (name) =>
-          Effect.forEach([1, 2, 3], (n) =>
-            Effect.map(say(url, name, `${name} says ${n}.`), ({ body }) => {
-              assert.strictEqual(body.response, `re: ${name} says ${n}.`)
-              assert.strictEqual(body.session_id, name)
-            })
-          ),
-        { concurrency: "unbounded" }
-      )
-      for (const name of names) {
-        const own = [1, 2, 3].flatMap((n) => [`${name} says ${n}.`, `re: ${name} says ${n}.`])
-        assert.deepStrictEqual(
-          (yield* historyOf(url, name)).map(({ content }) => content),
-          own
-        )
-        const requests = model.requests
-          .slice(asked)
-          .filter(({ body }) => lastUser(body).startsWith(`${name} `))
-          .map(({ body }) => contents(body))
-        assert.deepStrictEqual(requests, [own.slice(0, 1), own.slice(0, 3), own.slice(0, 5)])
-      }
-    })
-  )
-
   it.effect("the user's message is kept before the model is asked", () =>
     Effect.gen(function* () {
       const { model, url } = yield* TestApp
@@ -195,40 +130,6 @@ layer(TestApp.layer(echo, { tools: tools.layer }), { excludeTestServices: true }
       yield* Effect.promise(() => model.received(asked))
       assert.deepStrictEqual(pairs(yield* historyOf(url, "kept")), [["user", "remember me"]])
       yield* stream.leave
-    })
-  )
-
-  it.effect("a new message over WebSocket interrupts the turn that runs, and what it said is kept", () =>
-    Effect.gen(function* () {
-      const { model, url } = yield* TestApp
-      const asked = model.requests.length
-      model.push(hanging)
-      const socket = yield* openSocket(url)
-      yield* socket.send({ message: "count", session_id: "interrupts" })
-      yield* untilText(socket, "One two")
-      yield* socket.send({ message: "stop, and sing" })
-      const { reason } = yield* socket.until("cancelled")
-      assert.strictEqual(reason, "new_message")
-      assert.strictEqual((yield* socket.next)?.type, "start")
-      assert.strictEqual((yield* socket.until("end")).content, "re: stop, and sing")
-      assert.strictEqual(
-        yield* Effect.promise(() => model.requests[asked]?.ended ?? Promise.reject()),
-        "aborted"
-      )
-      const history = yield* historyOf(url, "interrupts")
-      assert.deepStrictEqual(pairs(history), [
-        ["user", "count"],
-        ["assistant", "One two"],
-        ["user", "stop, and sing"],
-        ["assistant", "re: stop, and sing"]
-      ])
-      assert.deepStrictEqual(
-        history.map(({ metadata }) => metadata?.status),
-        [undefined, "cancelled", undefined, undefined]
-      )
-      const { body } = yield* Effect.promise(() => model.received(asked + 1))
-      assert.isUndefined(faultOf(body))
-      assert.deepStrictEqual(contents(body), ["count", "One two", "stop, and sing"])
     })
   )
 
@@ -295,32 +196,6 @@ layer(TestApp.layer(echo, { tools: tools.layer }), { excludeTestServices: true }
     })
   )
 
-  it.effect("a cancel frame stops the turn of its session, and only that", () =>
-    Effect.gen(function* () {
-      const { model, url } = yield* TestApp
-      const asked = model.requests.length
-      model.push(hanging)
-      const socket = yield* openSocket(url)
-      yield* socket.send({ message: "count", session_id: "cancel-a" })
-      yield* untilText(socket, "One two")
-      const release = yield* hold("the other")
-      yield* socket.send({ message: "the other", session_id: "cancel-b" })
-      yield* Effect.promise(() => model.received(asked + 1))
-      yield* socket.send({ type: "cancel", session_id: "cancel-a" })
-      const cancelled = yield* socket.until("cancelled")
-      assert.deepInclude(cancelled, { session_id: "cancel-a", reason: "client_request" })
-      yield* release
-      assert.deepInclude(yield* socket.until("end"), { session_id: "cancel-b", content: "re: the other" })
-      const history = yield* historyOf(url, "cancel-a")
-      assert.deepStrictEqual(pairs(history), [
-        ["user", "count"],
-        ["assistant", "One two"]
-      ])
-      assert.strictEqual(history[1]?.metadata?.status, "cancelled")
-      assert.strictEqual((yield* historyOf(url, "cancel-b"))[1]?.metadata?.status, undefined)
-    })
-  )
-
   it.effect("a cancel frame with nothing to stop is answered by an error", () =>
     Effect.gen(function* () {
       const { url } = yield* TestApp
@@ -366,52 +241,6 @@ layer(TestApp.layer(echo, { tools: tools.layer }), { excludeTestServices: true }
       assert.strictEqual(yield* socket.closed, 1000)
       const history = yield* eventually(historyOf(url, "closes"), ({ length }) => length === 2)
       assert.deepInclude(history[1]?.metadata, { status: "cancelled" })
-    })
-  )
-
-  it.effect("a client that goes away takes its turn with it, and what was said is kept", () =>
-    Effect.gen(function* () {
-      const { model, url } = yield* TestApp
-      const leave: Record<string, Effect.Effect<void, never, never>> = {}
-      const asked = model.requests.length
-
-      model.push(hanging)
-      const stream = yield* sayStreaming(url, "leaves sse", "count")
-      yield* untilText(stream, "One two")
-      leave.sse = stream.leave
-
-      model.push(hanging)
-      const socket = yield* openSocket(url)
-      yield* socket.send({ message: "count", session_id: "leaves ws" })
-      yield* untilText(socket, "One two")
-      leave.ws = socket.leave
-
-      // Nothing tells how far the reply of a JSON caller has come: it waits for a tool after its first words.
-      model.push(Reply.toolCalls([{ name: "hold", arguments: { name: "json" } }], { text: ["One ", "two"] }))
-      const waiting = yield* Effect.forkChild(say(url, "leaves json", "count"))
-      yield* tools.entered("json")
-      leave.json = Fiber.interrupt(waiting)
-
-      for (const [n, name] of ["sse", "ws", "json"].entries()) {
-        yield* leave[name] ?? Effect.die(name)
-        const history = yield* eventually(historyOf(url, `leaves ${name}`), ({ length }) => length === 2)
-        assert.deepStrictEqual(pairs(history), [
-          ["user", "count"],
-          ["assistant", "One two"]
-        ])
-        assert.deepInclude(history[1]?.metadata, { status: "cancelled" })
-        if (name !== "json") {
-          assert.strictEqual(
-            yield* Effect.promise(() => model.requests[asked + n]?.ended ?? Promise.reject()),
-            "aborted"
-          )
-        }
-      }
-      assert.deepStrictEqual(tools.interrupted, ["json"])
-      // The session goes on, and the model is told what became of the call.
-      const { body } = yield* say(url, "leaves json", "go on")
-      assert.strictEqual(body.response, "re: go on")
-      assert.isUndefined(faultOf(model.requests.at(-1)?.body ?? { messages: [] }))
     })
   )
 
@@ -670,32 +499,6 @@ layer(TestApp.layer(echo, { settings: { MAX_CONCURRENT_TURNS: "2" } }), { exclud
         assert.strictEqual((yield* socket.until("end")).content, "re: hello")
         const { body } = yield* ask(`${url}/api/v1/health`)
         assert.strictEqual(body.metrics.open_turns, 0)
-      })
-    )
-  }
-)
-
-layer(TestApp.layer(echo, { settings: { TURN_TIMEOUT: "300 millis" } }), { excludeTestServices: true })(
-  "a server with little time",
-  (it) => {
-    it.effect("stops a turn that takes too long, keeps what it said, and its session goes on", () =>
-      Effect.gen(function* () {
-        const { model, url } = yield* TestApp
-        const asked = model.requests.length
-        model.push(hanging)
-        const events = yield* Effect.flatMap(sayStreaming(url, "slow", "count"), (stream) => stream.all)
-        assert.deepInclude(events.at(-1), { type: "error", error_code: "TURN_TIMEOUT" })
-        assert.strictEqual(
-          yield* Effect.promise(() => model.requests[asked]?.ended ?? Promise.reject()),
-          "aborted"
-        )
-        const history = yield* historyOf(url, "slow")
-        assert.deepStrictEqual(pairs(history), [
-          ["user", "count"],
-          ["assistant", "One two"]
-        ])
-        assert.deepInclude(history[1]?.metadata, { status: "failed" })
-        assert.strictEqual((yield* say(url, "slow", "go on")).body.response, "re: go on")
       })
     )
   }

@@ -1,14 +1,9 @@
 import { assert, layer } from "@effect/vitest"
 import { Context, Duration, Effect, Fiber, Layer } from "effect"
 import type { SqlClient } from "effect/sql"
+import { Reply, ScriptedModel, type ScriptedRequestBody } from "voice-agent-api/testing"
 import { type AppServer, make } from "../support/AppServer.ts"
 import { ask, eventually, historyOf, openSocket, openStream } from "../support/ChatClient.ts"
-import {
-  Reply,
-  ScriptedModel,
-  type ScriptedRequest,
-  type ScriptedRequestBody
-} from "../support/ScriptedModel.ts"
 import * as TestDb from "../support/TestDb.ts"
 import { faultOf } from "../support/validRequest.ts"
 
@@ -23,18 +18,11 @@ const hold = (message: string) => {
   return Effect.sync(() => gate.resolve())
 }
 
-/** Model calls that run at once, at most, since the test began. */
-const running = { now: 0, most: 0 }
-
-const echo = async (body: ScriptedRequestBody, _index: number, request: ScriptedRequest) => {
-  running.most = Math.max(running.most, ++running.now)
-  void request.ended.then(() => running.now--)
+const echo = async (body: ScriptedRequestBody) => {
   const message = lastUser(body)
   await gates.get(message)?.promise
   return Reply.text(["re: ", message], { delayMillis: 0 })
 }
-
-const contents = (body: ScriptedRequestBody) => body.messages.slice(1).map(({ content }) => content)
 
 class TwoServers extends Context.Service<TwoServers, { readonly a: AppServer; readonly b: AppServer }>()(
   "voice-agent/test/TwoServers"
@@ -42,7 +30,7 @@ class TwoServers extends Context.Service<TwoServers, { readonly a: AppServer; re
   static readonly layer = Layer.effect(
     TwoServers,
     Effect.gen(function* () {
-      const model = yield* ScriptedModel.make(echo)
+      const model = yield* ScriptedModel.serve(echo)
       const db = yield* Layer.build(TestDb.layer)
       const options = {
         // Not connected to: it says that the database may have other processes.
@@ -113,31 +101,6 @@ const severalHeartbeats = (sql: SqlClient.SqlClient) =>
   }).pipe(Effect.orDie)
 
 layer(TwoServers.layer, { excludeTestServices: true })("two servers on one database", (it) => {
-  it.effect("turns of one session never overlap, and are numbered in the order they run", () =>
-    Effect.gen(function* () {
-      const { a, b } = yield* TwoServers
-      running.most = 0
-      const asked = a.model.requests.length
-      const messages = Array.from({ length: 12 }, (_, n) => `shared ${n}`)
-      const replies = yield* Effect.forEach(
-        messages,
-        (message, n) => say(n % 2 === 0 ? a : b, "shared", message),
-        { concurrency: "unbounded" }
-      )
-      replies.forEach(({ body }, n) => assert.strictEqual(body.response, `re: shared ${n}`))
-      assert.strictEqual(running.most, 1)
-      assert.deepStrictEqual(
-        yield* turnsOf(a.sql, "shared"),
-        messages.map((_, n) => ({ number: n + 1, status: "completed" }))
-      )
-      const history = (yield* historyOf(a.url, "shared")).map(({ content }) => content)
-      assert.strictEqual(history.length, 24)
-      a.model.requests.slice(asked).forEach(({ body }, n) => {
-        assert.deepStrictEqual(contents(body), history.slice(0, 2 * n + 1))
-      })
-    })
-  )
-
   it.effect("a turn waits for those accepted before it, whichever server has them", () =>
     Effect.gen(function* () {
       const { a, b } = yield* TwoServers

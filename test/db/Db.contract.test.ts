@@ -1,10 +1,11 @@
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
+import { layer } from "@effect/vitest"
 import { Effect, Layer } from "effect"
 import { Reactivity } from "effect/reactivity"
+import { dbContract } from "voice-agent-api/testing"
 import * as Db from "../../src/db/Db.ts"
-import { dbContract } from "../contracts/dbContract.ts"
 import * as TestDb from "../support/TestDb.ts"
 
 const onDisk = Layer.effectContext(
@@ -17,6 +18,7 @@ const onDisk = Layer.effectContext(
   })
 ).pipe(Layer.provide(Reactivity.layer))
 
-dbContract("embedded, in memory", Db.layerMemory)
-dbContract("embedded, on disk", onDisk)
-if (TestDb.serverUrl !== undefined) dbContract("a server", TestDb.layerEmpty)
+const timeout = "60 seconds"
+layer(Db.layerMemory, { timeout })("embedded, in memory", dbContract)
+layer(onDisk, { timeout })("embedded, on disk", dbContract)
+if (TestDb.serverUrl !== undefined) layer(TestDb.layerEmpty, { timeout })("a server", dbContract)

@@ -2,9 +2,9 @@
  * Owns the app of these tests: an instance whose spans go to a collector, and how they are looked at.
  */
 import { Context, Effect, Layer } from "effect"
+import { type Script, ScriptedModel } from "voice-agent-api/testing"
 import * as AppServer from "../support/AppServer.ts"
 import * as OtlpReceiver from "../support/OtlpReceiver.ts"
-import { type Script, ScriptedModel } from "../support/ScriptedModel.ts"
 import * as TestDb from "../support/TestDb.ts"
 
 export interface SeenEvent {
@@ -42,7 +42,7 @@ export class FailureApp extends Context.Service<
       FailureApp,
       Effect.gen(function* () {
         const collector = yield* OtlpReceiver.make
-        const model = yield* ScriptedModel.make(script)
+        const model = yield* ScriptedModel.serve(script)
         const app = yield* AppServer.make(yield* Layer.build(TestDb.layer), model, {
           ...options,
           settings: { OTEL_EXPORTER_OTLP_ENDPOINT: collector.url, ...settings }

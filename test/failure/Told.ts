@@ -3,6 +3,7 @@
  * was asked, what history keeps.
  */
 import { Effect, type Scope } from "effect"
+import type { ScriptedRequest } from "voice-agent-api/testing"
 import type { AppServer } from "../support/AppServer.ts"
 import {
   ask,
@@ -15,7 +16,6 @@ import {
   openStream,
   textOf
 } from "../support/ChatClient.ts"
-import type { ScriptedRequest } from "../support/ScriptedModel.ts"
 
 export const ways = ["json", "sse", "websocket"] as const
 export type Way = (typeof ways)[number]

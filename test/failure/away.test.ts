@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, type Scope } from "effect"
+import { Reply, ScriptedModel } from "voice-agent-api/testing"
 import * as AppServer from "../support/AppServer.ts"
 import { type Answer, ask, eventsOf, eventually, openSocket, openStream } from "../support/ChatClient.ts"
-import { Reply, ScriptedModel } from "../support/ScriptedModel.ts"
 import { serverUrl } from "../support/TestDb.ts"
 import * as FlakyPostgres from "./FlakyPostgres.ts"
 import { hold, kept, toldBy, ways } from "./Told.ts"
@@ -16,7 +16,7 @@ const withRig = <A, E>(body: (rig: Rig) => Effect.Effect<A, E, Scope.Scope>) =>
   Effect.scoped(
     Effect.gen(function* () {
       const gate = Promise.withResolvers<void>()
-      const model = yield* ScriptedModel.make(async ({ model }) => {
+      const model = yield* ScriptedModel.serve(async ({ model }) => {
         if (model === "held") await gate.promise
         return Reply.text("All is kept.")
       })

@@ -2,7 +2,7 @@ import { spawn } from "node:child_process"
 import { connect } from "node:net"
 import { assert, describe, it, layer } from "@effect/vitest"
 import { Effect } from "effect"
-import { Reply } from "../support/ScriptedModel.ts"
+import { Reply } from "voice-agent-api/testing"
 import { FailureApp } from "./FailureApp.ts"
 import { apology, askedOf, hold, kept, ways } from "./Told.ts"
 

@@ -1,7 +1,7 @@
 import { assert, describe, layer } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
+import { Reply, type ScriptedReply, type ScriptedRequestBody } from "voice-agent-api/testing"
 import { eventsOf, historyOf } from "../support/ChatClient.ts"
-import { Reply, type ScriptedReply, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
 import { FailureApp, type SeenTurns } from "./FailureApp.ts"
 import { apology, askedOf, hold, kept, type Told, type Way, ways } from "./Told.ts"
 

@@ -1,7 +1,7 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
+import { Reply, type ScriptedReply } from "voice-agent-api/testing"
 import { ask, eventsOf } from "../support/ChatClient.ts"
-import { Reply, type ScriptedReply } from "../support/ScriptedModel.ts"
 import { FailureApp, type SeenEvent, type SeenSpan } from "./FailureApp.ts"
 import { apology, askedOf, hold, kept, type Told, type Way, ways } from "./Told.ts"
 

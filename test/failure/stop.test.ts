@@ -1,9 +1,9 @@
 import { assert, describe, layer } from "@effect/vitest"
 import { Effect, Fiber, Schema } from "effect"
+import { Reply, type ScriptedReply, type ScriptedRequestBody } from "voice-agent-api/testing"
 import { defineTool, ToolFailed, Tools } from "../../src/tools/Tools.ts"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { ask, eventsOf, eventually, openSocket, openStream } from "../support/ChatClient.ts"
-import { Reply, type ScriptedReply, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
 import { FailureApp } from "./FailureApp.ts"
 import { askedOf, hold, kept, toldBy, type Way, ways } from "./Told.ts"
 

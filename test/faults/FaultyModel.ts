@@ -4,8 +4,9 @@
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http"
 import type { AddressInfo } from "node:net"
-import { Reply, type ScriptedReply } from "../support/ScriptedModel.ts"
-import { Exchange, type ScriptedRequestBody, send } from "../support/ScriptedModelExchange.ts"
+import { Reply, type ScriptedReply } from "voice-agent-api/testing"
+import { Exchange, type ScriptedRequestBody } from "../../src/testing/ScriptedRequest.ts"
+import { send } from "../../src/testing/ScriptedSending.ts"
 import { type Fault, faults, type ModelReport } from "./FaultReport.ts"
 
 /** Of so many calls one fails, whichever of them it is. */

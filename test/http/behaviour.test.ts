@@ -1,6 +1,6 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
-import { Reply, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
+import { Reply, type ScriptedRequestBody } from "voice-agent-api/testing"
 import * as TestServer from "../support/TestServer.ts"
 import { assertProblem, call, type Json } from "./Client.ts"
 import { history, mintedSession } from "./Endpoints.ts"

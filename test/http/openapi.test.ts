@@ -1,6 +1,6 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
-import { Reply } from "../support/ScriptedModel.ts"
+import { Reply } from "voice-agent-api/testing"
 import * as TestServer from "../support/TestServer.ts"
 import { call, type Json } from "./Client.ts"
 

@@ -1,10 +1,10 @@
 import { randomBytes } from "node:crypto"
 import { afterAll, assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { Reply } from "voice-agent-api/testing"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { TestApp } from "../support/AppServer.ts"
 import { eventsOf, openStream } from "../support/ChatClient.ts"
-import { Reply } from "../support/ScriptedModel.ts"
 import { awaitTrace, findJaeger, type Jaeger, type JaegerSpan } from "./Jaeger.ts"
 
 const jaeger = await findJaeger()

@@ -1,12 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Metric, Stream, Tracer } from "effect"
 import { TestClock } from "effect/testing"
+import { Reply, ScriptedModel } from "voice-agent-api/testing"
 import * as LlmMetrics from "../../src/llm/LlmMetrics.ts"
 import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
 import * as LlmPolicy from "../../src/llm/LlmPolicy.ts"
-import { Reply, ScriptedModel } from "../support/ScriptedModel.ts"
 import { call, complete, failureOf, makeLlm, modelOf, start, textOf, timeouts } from "./LlmCall.ts"
-import { type Answer, fails, finish, inTurn, reason, says, token } from "./ScriptedProvider.ts"
+import { type Answer, fails, finish, inTurn, reason, says, token } from "./PartsProvider.ts"
 
 describe("Llm, models and settings", () => {
   it.effect("picks the model by variant, unless a request names one", () =>
@@ -185,7 +185,7 @@ describe("Llm, what is told", () => {
 describe("Llm over HTTP", () => {
   it.effect("moves on from a model that hangs, ending its request, and from one that does not exist", () =>
     Effect.gen(function* () {
-      const server = yield* ScriptedModel.make((body) => {
+      const server = yield* ScriptedModel.serve((body) => {
         if (body.model === "main") return Reply.hang
         return body.model === "gone" ? Reply.status(404) : Reply.text(["Hi"])
       })

@@ -8,7 +8,7 @@ import { CircuitBreaker } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import { Llm, LlmProvider, type LlmRequest, LlmUnavailable } from "../../src/llm/Llm.ts"
 import type * as LlmPolicy from "../../src/llm/LlmPolicy.ts"
-import { type Answer, scriptedProvider } from "./ScriptedProvider.ts"
+import { type Answer, partsProvider } from "./PartsProvider.ts"
 
 export const timeouts = {
   firstToken: Duration.seconds(30),
@@ -29,7 +29,7 @@ export const start = Effect.fnUntraced(function* (
   script: Readonly<Record<string, ReadonlyArray<Answer>>>,
   options?: Parameters<typeof makeLlm>[1]
 ) {
-  const { asked, provider } = scriptedProvider(script)
+  const { asked, provider } = partsProvider(script)
   return { asked, llm: yield* makeLlm(provider, options) }
 })
 

@@ -1,11 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Redacted, Stream } from "effect"
 import { Prompt } from "effect/ai"
+import { Reply, ScriptedModel, type ScriptedRequestBody } from "voice-agent-api/testing"
 import type { LlmSettings } from "../../src/Config.ts"
 import { LlmProvider } from "../../src/llm/Llm.ts"
 import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
 import { isReasoningModel } from "../../src/llm/LlmOpenAiRequest.ts"
-import { Reply, ScriptedModel, type ScriptedRequestBody } from "../support/ScriptedModel.ts"
 
 import { announced, collect, settings, start, stream, textOf, withHandlers } from "./OpenAiProvider.ts"
 
@@ -77,7 +77,7 @@ describe("LlmOpenAi", () => {
 
   it.effect("keeps the path and the query of its URL", () =>
     Effect.gen(function* () {
-      const server = yield* ScriptedModel.make([Reply.text("ok")])
+      const server = yield* ScriptedModel.serve([Reply.text("ok")])
       const provider = yield* LlmOpenAi.make(
         settings({ baseUrl: `${server.url}/v1beta/openai/?api-version=1` })
       )

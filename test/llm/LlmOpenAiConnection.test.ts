@@ -3,10 +3,10 @@ import { IncomingMessage } from "node:http"
 import { type AddressInfo, createServer, Socket } from "node:net"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Duration, Effect, Fiber, Stream } from "effect"
+import { Reply, ScriptedModel } from "voice-agent-api/testing"
 import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
 import { CompletionParts } from "../../src/llm/LlmOpenAiParts.ts"
 import { PartsReader } from "../../src/llm/LlmOpenAiStream.ts"
-import { Reply, ScriptedModel } from "../support/ScriptedModel.ts"
 
 import { collect, settings, start, stream, textOf } from "./OpenAiProvider.ts"
 
@@ -101,7 +101,7 @@ describe("LlmOpenAi, what goes wrong", () => {
 
   it.effect("fails when nobody listens", () =>
     Effect.gen(function* () {
-      const server = yield* Effect.scoped(ScriptedModel.make())
+      const server = yield* Effect.scoped(ScriptedModel.serve())
       const provider = yield* LlmOpenAi.make(settings({ baseUrl: server.baseUrl }))
       const error = yield* Effect.flip(collect(yield* provider.languageModel({ model: "m" })))
       assert.strictEqual(error.reason._tag, "NetworkError")

@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import type { Response } from "effect/ai"
+import { encodeStream, Reply, type ScriptedToolCall, type ToolCallStyle } from "voice-agent-api/testing"
 import { CompletionParts, wholeParts } from "../../src/llm/LlmOpenAiParts.ts"
 import { SseReader } from "../../src/llm/LlmOpenAiSse.ts"
-import { encodeStream, Reply, type ScriptedToolCall, type ToolCallStyle } from "../support/ScriptedModel.ts"
 
 /** A generator of numbers in [0, 1) that repeats for a seed, so that a failure can be looked at again. */
 const seeded = (seed: number) => {

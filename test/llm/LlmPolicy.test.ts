@@ -14,7 +14,7 @@ import {
   says,
   saysSlowly,
   token
-} from "./ScriptedProvider.ts"
+} from "./PartsProvider.ts"
 
 describe("Llm, before the first token", () => {
   for (const [name, passing] of [

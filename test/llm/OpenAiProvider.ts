@@ -1,10 +1,10 @@
 import { Duration, Effect, Schema, Stream } from "effect"
 import { type LanguageModel, type Prompt, Tool, Toolkit } from "effect/ai"
+import { type Script, ScriptedModel } from "voice-agent-api/testing"
 import type { LlmSettings } from "../../src/Config.ts"
 import type { ModelSettings } from "../../src/llm/Llm.ts"
 import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
 import * as LlmPolicy from "../../src/llm/LlmPolicy.ts"
-import { type Script, ScriptedModel } from "../support/ScriptedModel.ts"
 
 export const settings = (given: Partial<LlmSettings>): LlmSettings => ({
   baseUrl: undefined,
@@ -24,7 +24,7 @@ export const settings = (given: Partial<LlmSettings>): LlmSettings => ({
 })
 
 export const start = Effect.fnUntraced(function* (script: Script, given: Partial<LlmSettings> = {}) {
-  const server = yield* ScriptedModel.make(script)
+  const server = yield* ScriptedModel.serve(script)
   const provider = yield* LlmOpenAi.make(settings({ baseUrl: server.baseUrl, ...given }))
   const model = (of: Partial<ModelSettings> = {}) => provider.languageModel({ model: "test-model", ...of })
   return { server, provider, model }

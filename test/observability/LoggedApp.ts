@@ -5,13 +5,13 @@ import { NodeHttpClient } from "@effect/platform-node"
 import { ConfigProvider, Context, Effect, Layer, type Scope } from "effect"
 import { HttpServer } from "effect/http"
 import { SqlClient } from "effect/sql"
+import { type Script, ScriptedModel, type ScriptedServer } from "voice-agent-api/testing"
 import { AppConfig } from "../../src/Config.ts"
 import { layerLoggingTo } from "../../src/observability/Logging.ts"
 import { Redaction } from "../../src/observability/Redaction.ts"
 import * as Server from "../../src/Server.ts"
 import type { Tools } from "../../src/tools/Tools.ts"
 import * as OtlpReceiver from "../support/OtlpReceiver.ts"
-import { type Script, ScriptedModel, type ScriptedServer } from "../support/ScriptedModel.ts"
 import * as TestDb from "../support/TestDb.ts"
 
 export interface Logged {
@@ -37,7 +37,7 @@ export const make = (
   Effect.gen(function* () {
     const lines: Array<string> = []
     const otlp = yield* OtlpReceiver.make
-    const model = yield* ScriptedModel.make(script)
+    const model = yield* ScriptedModel.serve(script)
     const config = AppConfig.layer.pipe(
       Layer.provide(
         ConfigProvider.layer(

@@ -2,9 +2,9 @@
  * Owns a whole server whose spans arrive at a collector of the test's own, and how those are told: as a tree, by name.
  */
 import { Context, Effect, Layer, type Scope } from "effect"
+import { type Script, ScriptedModel } from "voice-agent-api/testing"
 import { type AppServer, type AppServerOptions, make as makeApp } from "../support/AppServer.ts"
 import { make as makeReceiver, type OtlpReceiver, type ReceivedSpan } from "../support/OtlpReceiver.ts"
-import { type Script, ScriptedModel } from "../support/ScriptedModel.ts"
 import * as TestDb from "../support/TestDb.ts"
 
 export interface Traced extends AppServer {
@@ -17,7 +17,7 @@ export const make = (
 ): Effect.Effect<Traced, never, Scope.Scope> =>
   Effect.gen(function* () {
     const otlp = yield* makeReceiver
-    const model = yield* ScriptedModel.make(script)
+    const model = yield* ScriptedModel.serve(script)
     const app = yield* makeApp(yield* Layer.build(TestDb.layer), model, {
       ...options,
       settings: { OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url, ...settings }

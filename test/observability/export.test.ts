@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { ConfigProvider, Effect, Exit, Layer, Logger, Metric, Scope } from "effect"
 import { TestClock } from "effect/testing"
+import { Reply, ScriptedModel } from "voice-agent-api/testing"
 import { AppConfig } from "../../src/Config.ts"
 import { Redaction } from "../../src/observability/Redaction.ts"
 import { layerTracer } from "../../src/observability/Tracer.ts"
@@ -9,7 +10,6 @@ import { version } from "../../src/version.ts"
 import * as AppServer from "../support/AppServer.ts"
 import { ask } from "../support/ChatClient.ts"
 import * as OtlpReceiver from "../support/OtlpReceiver.ts"
-import { Reply, ScriptedModel } from "../support/ScriptedModel.ts"
 import * as TestDb from "../support/TestDb.ts"
 import { make, named, traceOf } from "./TracedApp.ts"
 
@@ -101,7 +101,7 @@ describe("export", () => {
   it.live("sends what is left at shutdown", () =>
     Effect.gen(function* () {
       const otlp = yield* OtlpReceiver.make
-      const model = yield* ScriptedModel.make([Reply.text("Bye.")])
+      const model = yield* ScriptedModel.serve([Reply.text("Bye.")])
       const db = yield* Layer.build(TestDb.layer)
       const scope = yield* Scope.make()
       const app = yield* Scope.provide(
@@ -127,7 +127,7 @@ describe("export", () => {
       Effect.gen(function* () {
         const otlp = yield* OtlpReceiver.make
         yield* otlp.stop
-        const model = yield* ScriptedModel.make(() => Reply.text("Yes."))
+        const model = yield* ScriptedModel.serve(() => Reply.text("Yes."))
         const app = yield* AppServer.make(yield* Layer.build(TestDb.layer), model, {
           settings: { OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url }
         })
@@ -227,7 +227,7 @@ describe("export", () => {
   it.live("without an endpoint: no exporter, and spans all the same", () =>
     Effect.gen(function* () {
       const before = (yield* exported("sent")) + (yield* exported("failed"))
-      const model = yield* ScriptedModel.make([Reply.text("Yes.")])
+      const model = yield* ScriptedModel.serve([Reply.text("Yes.")])
       const scope = yield* Scope.make()
       const app = yield* Scope.provide(AppServer.make(yield* Layer.build(TestDb.layer), model), scope)
       const { headers } = yield* ask(`${app.url}/api/v1/chat`, { message: "hi" })

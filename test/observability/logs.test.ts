@@ -1,11 +1,11 @@
 import { assert, describe, it, layer } from "@effect/vitest"
 import { ConfigProvider, Context, Effect, Layer } from "effect"
+import { Reply } from "voice-agent-api/testing"
 import { AppConfig } from "../../src/Config.ts"
 import { layerLoggingTo } from "../../src/observability/Logging.ts"
 import { Redaction } from "../../src/observability/Redaction.ts"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { ask, eventually, openSocket } from "../support/ChatClient.ts"
-import { Reply } from "../support/ScriptedModel.ts"
 import { type Logged, make } from "./LoggedApp.ts"
 
 class LoggedApp extends Context.Service<LoggedApp, Logged>()("voice-agent/test/LoggedApp") {

@@ -3,12 +3,12 @@ import { assert, describe, it, layer } from "@effect/vitest"
 import { Effect } from "effect"
 import { CircuitBreaker } from "effect/persistence"
 import { TestClock } from "effect/testing"
+import { Reply } from "voice-agent-api/testing"
 import { watchBreaker } from "../../src/observability/Breakers.ts"
 import { prometheusText } from "../../src/observability/Metrics.ts"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { TestApp } from "../support/AppServer.ts"
 import { ask, eventually, openSocket, openStream } from "../support/ChatClient.ts"
-import { Reply } from "../support/ScriptedModel.ts"
 
 interface Exposition {
   readonly text: string

@@ -1,13 +1,13 @@
 import { assert, describe, it, layer } from "@effect/vitest"
 import { ConfigProvider, Context, Deferred, Effect, Fiber, Layer, Logger, Metric, type Scope } from "effect"
 import { SqlClient } from "effect/sql"
+import { Reply, ScriptedModel } from "voice-agent-api/testing"
 import type { TurnTrace } from "../../src/api/TurnApi.ts"
 import { AppConfig } from "../../src/Config.ts"
 import type { EndedSpan } from "../../src/observability/RecordedSpan.ts"
 import { TraceStore } from "../../src/observability/TraceStore.ts"
 import * as AppServer from "../support/AppServer.ts"
 import { ask, eventually, openSocket, openStream } from "../support/ChatClient.ts"
-import { Reply, ScriptedModel } from "../support/ScriptedModel.ts"
 import * as TestDb from "../support/TestDb.ts"
 
 const { TestApp } = AppServer
@@ -269,7 +269,7 @@ layer(TestApp.layer(), { excludeTestServices: true })("the trace of a turn", (it
 describe("TRACE_STORE", () => {
   const spansOf = (settings: Readonly<Record<string, string>>) =>
     Effect.gen(function* () {
-      const model = yield* ScriptedModel.make([Reply.text("Yes.")])
+      const model = yield* ScriptedModel.serve([Reply.text("Yes.")])
       const app = yield* AppServer.make(yield* Layer.build(TestDb.layer), model, { settings })
       const { turnId } = yield* start(app.url, "store")
       const { body, status } = yield* ask(`${app.url}/api/v1/turns/${turnId}/trace`)
@@ -299,7 +299,7 @@ describe("TRACE_STORE", () => {
 describe.skipIf(TestDb.serverUrl === undefined)("a busy trace_spans (TEST_DATABASE_URL)", () => {
   it.live("keeps no turn waiting, and gets its rows when it is free", () =>
     Effect.gen(function* () {
-      const model = yield* ScriptedModel.make(() => Reply.text("Yes."))
+      const model = yield* ScriptedModel.serve(() => Reply.text("Yes."))
       const app = yield* AppServer.make(yield* Layer.build(TestDb.layer), model)
       const taken = yield* Deferred.make<void>()
       const given = yield* Deferred.make<void>()

@@ -1,12 +1,12 @@
 import { NodeHttpClient } from "@effect/platform-node"
 import { assert, describe, layer } from "@effect/vitest"
 import { ConfigProvider, Effect, Layer } from "effect"
+import { Reply, type ScriptedReply } from "voice-agent-api/testing"
 import { AppConfig } from "../../src/Config.ts"
 import { Tools } from "../../src/tools/Tools.ts"
 import { makeAgentTools } from "../support/AgentTools.ts"
 import { ask, openSocket, openStream } from "../support/ChatClient.ts"
 import { json, makeHttpRecorder } from "../support/HttpRecorder.ts"
-import { Reply, type ScriptedReply } from "../support/ScriptedModel.ts"
 import { make, named, TracedApp, textOf, traceOf, treeOf } from "./TracedApp.ts"
 
 const twoTools: ReadonlyArray<ScriptedReply> = [

@@ -7,12 +7,13 @@
 import { ConfigProvider, Context, Effect, Layer, References, type Scope } from "effect"
 import { HttpServer } from "effect/http"
 import { SqlClient } from "effect/sql"
+import { type Script, ScriptedModel, type ScriptedServer, TurnSpans } from "voice-agent-api/testing"
 import { TurnPace, Turns } from "../../src/agent/Turns.ts"
 import { AppConfig } from "../../src/Config.ts"
 import type { Db } from "../../src/db/Db.ts"
+import { SpanProcessors } from "../../src/observability/Tracer.ts"
 import * as Server from "../../src/Server.ts"
 import type { Tools } from "../../src/tools/Tools.ts"
-import { type Script, ScriptedModel, type ScriptedServer } from "./ScriptedModel.ts"
 import * as TestDb from "./TestDb.ts"
 
 export interface AppServer {
@@ -21,6 +22,8 @@ export interface AppServer {
   readonly model: ScriptedServer
   readonly turns: Turns["Service"]
   readonly sql: SqlClient.SqlClient
+  /** Every span there has been. */
+  readonly spans: TurnSpans
 }
 
 export interface AppServerOptions {
@@ -38,6 +41,7 @@ export const make = (
   model: ScriptedServer,
   { pace, settings = {}, tools }: AppServerOptions = {}
 ): Effect.Effect<AppServer, never, Scope.Scope> => {
+  const spans = new TurnSpans()
   const config = AppConfig.layer.pipe(
     Layer.provide(
       ConfigProvider.layer(
@@ -55,6 +59,7 @@ export const make = (
     Layer.provide(Layer.succeedContext(db)),
     Layer.provide(tools === undefined ? Server.layerPorts : Layer.merge(Server.layerPorts, tools)),
     Layer.provide(config),
+    Layer.provide(Layer.succeed(SpanProcessors, [spans.processor])),
     Layer.provide(Layer.succeed(References.MinimumLogLevel, "None")),
     Layer.provide(pace === undefined ? Layer.empty : Layer.succeed(TurnPace, pace))
   )
@@ -66,7 +71,8 @@ export const make = (
       url: `http://127.0.0.1:${"port" in address ? address.port : 0}`,
       model,
       turns: Context.get(context, Turns),
-      sql: Context.get(db, SqlClient.SqlClient)
+      sql: Context.get(db, SqlClient.SqlClient),
+      spans
     }
   }).pipe(Effect.orDie)
 }
@@ -77,7 +83,7 @@ export class TestApp extends Context.Service<TestApp, AppServer>()("voice-agent/
     Layer.effect(
       TestApp,
       Effect.gen(function* () {
-        const model = yield* ScriptedModel.make(script)
+        const model = yield* ScriptedModel.serve(script)
         return yield* make(yield* Layer.build(TestDb.layer), model, options)
       })
     )

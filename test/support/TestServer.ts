@@ -3,9 +3,9 @@
  */
 import { ConfigProvider, Context, Effect, Layer } from "effect"
 import { HttpServer } from "effect/http"
+import { type Script, ScriptedModel, type ScriptedServer } from "voice-agent-api/testing"
 import { AppConfig } from "../../src/Config.ts"
 import * as Server from "../../src/Server.ts"
-import { type Script, ScriptedModel, type ScriptedServer } from "./ScriptedModel.ts"
 import * as TestDb from "./TestDb.ts"
 
 export class TestServer extends Context.Service<
@@ -20,7 +20,7 @@ export class TestServer extends Context.Service<
 /** A server whose model answers by `script`. `settings` are environment values. */
 export const layer = (script: Script = [], settings: Readonly<Record<string, string>> = {}) =>
   Layer.unwrap(
-    Effect.map(ScriptedModel.make(script), (model) => {
+    Effect.map(ScriptedModel.serve(script), (model) => {
       const config = AppConfig.layer.pipe(
         Layer.provide(
           ConfigProvider.layer(

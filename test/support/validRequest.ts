@@ -1,7 +1,7 @@
 /**
  * Owns what makes a chat-completions request valid, as the strictest servers and chat templates see it.
  */
-import type { ScriptedMessage, ScriptedRequestBody } from "./ScriptedModel.ts"
+import type { ScriptedMessage, ScriptedRequestBody } from "voice-agent-api/testing"
 
 const idsOf = (message: ScriptedMessage) => (message.tool_calls ?? []).map((call) => call.id)
 

@@ -1,7 +1,7 @@
 /**
  * Owns what a scripted model may answer, and how an answer reads as OpenAI's chat-completions wire format.
  *
- * Does not listen on a socket or decide when bytes leave (`ScriptedModel.ts` does).
+ * Does not listen on a socket or decide when bytes leave (`ScriptedServer.ts` and `ScriptedProvider.ts` do).
  */
 
 /** Token counts as OpenAI spells them. */

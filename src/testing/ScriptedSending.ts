@@ -1,101 +1,17 @@
 /**
- * Owns one exchange of the scripted model: the record of a request, and the sending of its reply, faults included.
+ * Owns the sending of a scripted reply over HTTP, faults included.
  *
- * Does not choose the reply or listen (`ScriptedModel.ts` does).
+ * Does not choose the reply (`Script.ts` does) or listen (`ScriptedServer.ts` does).
  */
-import type { IncomingHttpHeaders, ServerResponse } from "node:http"
+import type { ServerResponse } from "node:http"
 import {
   encodeStream,
   encodeWhole,
   type RawReply,
   type ScriptedReply,
   type StreamReply
-} from "./ScriptedModelReply.ts"
-
-/** One entry of `messages`, as sent. */
-export interface ScriptedMessage {
-  readonly role: string
-  readonly content?: unknown
-  readonly tool_calls?: ReadonlyArray<{
-    readonly id: string
-    readonly type: string
-    readonly function: { readonly name: string; readonly arguments: string }
-  }>
-  readonly tool_call_id?: string
-}
-
-/** The body of a chat-completions request. Fields not named here are there too. */
-export interface ScriptedRequestBody {
-  readonly model: string
-  readonly messages: ReadonlyArray<ScriptedMessage>
-  readonly stream?: boolean
-  readonly stream_options?: { readonly include_usage?: boolean }
-  readonly tools?: ReadonlyArray<{
-    readonly type: string
-    readonly function: { readonly name: string; readonly description?: string; readonly parameters?: unknown }
-  }>
-  readonly temperature?: number
-  readonly max_tokens?: number
-  readonly max_completion_tokens?: number
-  readonly [key: string]: unknown
-}
-
-/** `aborted`: the client went away first. `cut`: the script destroyed the connection. */
-export type ScriptedOutcome = "completed" | "cut" | "aborted"
-
-/** One chat-completions request, and what has become of it so far. */
-export interface ScriptedRequest {
-  /** From 0, in order of arrival. */
-  readonly index: number
-  /** With the query. */
-  readonly path: string
-  readonly headers: IncomingHttpHeaders
-  readonly body: ScriptedRequestBody
-  /** `performance.now()` when the request had been read. */
-  readonly receivedAt: number
-  /** Deltas written so far. */
-  readonly tokensSent: number
-  /** `undefined` while the exchange goes on. */
-  readonly outcome: ScriptedOutcome | undefined
-  /** Whether the client went away before the answer was complete. */
-  readonly aborted: boolean
-  /** Resolves when the exchange is over. */
-  readonly ended: Promise<ScriptedOutcome>
-}
-
-/** A request as the server sees it: the public record and how to end it. */
-export class Exchange implements ScriptedRequest {
-  readonly index: number
-  readonly path: string
-  readonly headers: IncomingHttpHeaders
-  readonly body: ScriptedRequestBody
-  readonly receivedAt = performance.now()
-  readonly ended: Promise<ScriptedOutcome>
-  tokensSent = 0
-  outcome: ScriptedOutcome | undefined = undefined
-  wasCut = false
-  readonly #resolve: (outcome: ScriptedOutcome) => void
-
-  constructor(index: number, path: string, headers: IncomingHttpHeaders, body: ScriptedRequestBody) {
-    this.index = index
-    this.path = path
-    this.headers = headers
-    this.body = body
-    const { promise, resolve } = Promise.withResolvers<ScriptedOutcome>()
-    this.ended = promise
-    this.#resolve = resolve
-  }
-
-  get aborted(): boolean {
-    return this.outcome === "aborted"
-  }
-
-  end(outcome: ScriptedOutcome): void {
-    if (this.outcome !== undefined) return
-    this.outcome = outcome
-    this.#resolve(outcome)
-  }
-}
+} from "./ScriptedReply.ts"
+import type { Exchange } from "./ScriptedRequest.ts"
 
 const sseHead = { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" }
 

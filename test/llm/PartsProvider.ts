@@ -1,5 +1,7 @@
 /**
- * A provider whose models answer from a script, by the test's clock. Records who was asked, when, and with which settings.
+ * A provider whose models answer with any parts and reasons that `effect/ai` has, by the test's clock: for the policy,
+ * which has to bear what no OpenAI-compatible server sends. For all else there is `ScriptedModel`. Records who was asked,
+ * when, and with which settings.
  */
 import { Clock, type Duration, Effect, Stream } from "effect"
 import { AiError, LanguageModel, type Response } from "effect/ai"
@@ -64,11 +66,11 @@ export const reason = {
  * `script`: the answers of each model, in order; the last one is given again and again. A model without a script is
  * unknown.
  */
-export const scriptedProvider = (script: Readonly<Record<string, ReadonlyArray<Answer>>>) => {
+export const partsProvider = (script: Readonly<Record<string, ReadonlyArray<Answer>>>) => {
   const asked: Array<Asked> = []
   const counts = new Map<string, number>()
   const provider = LlmProvider.of({
-    name: "scripted",
+    name: "parts",
     models: { default: "main", fast: "quick", creative: "free" },
     isOffline: false,
     languageModel: (settings) =>
