@@ -13,30 +13,32 @@ import * as Migrations from "../../src/db/Migrations.ts"
 /** `undefined`: in memory. */
 export const serverUrl = process.env.TEST_DATABASE_URL
 
+/** The address of a schema of its own on the server at `url`, empty, gone with the scope. */
+export const schemaUrl = Effect.fnUntraced(function* (url: string) {
+  const schema = `test_${crypto.randomBytes(8).toString("hex")}`
+  const on = (statement: string) =>
+    Effect.scoped(
+      Effect.flatMap(
+        Effect.provide(Db.postgres(Redacted.make(url), { poolSize: 1 }), Reactivity.layer),
+        (context) =>
+          Effect.provide(
+            Effect.flatMap(SqlClient.SqlClient, (sql) => sql.unsafe(statement)),
+            context
+          )
+      )
+    )
+  yield* Effect.acquireRelease(on(`create schema ${schema}`), () =>
+    Effect.orDie(on(`drop schema ${schema} cascade`))
+  )
+  const inside = new URL(url)
+  // public stays behind it: that is where extensions put their types.
+  inside.searchParams.set("options", `-c search_path=${schema},public`)
+  return inside.href
+}, Effect.orDie)
+
 const server = (url: string) =>
   Layer.effectContext(
-    Effect.gen(function* () {
-      const schema = `test_${crypto.randomBytes(8).toString("hex")}`
-      const on = (statement: string) =>
-        Effect.scoped(
-          Effect.flatMap(
-            Effect.provide(Db.postgres(Redacted.make(url), { poolSize: 1 }), Reactivity.layer),
-            (context) =>
-              Effect.provide(
-                Effect.flatMap(SqlClient.SqlClient, (sql) => sql.unsafe(statement)),
-                context
-              )
-          )
-        )
-      yield* Effect.acquireRelease(on(`create schema ${schema}`), () =>
-        Effect.orDie(on(`drop schema ${schema} cascade`))
-      )
-      // public stays behind it: that is where extensions put their types.
-      return yield* Db.postgres(Redacted.make(url), {
-        poolSize: 10,
-        parameters: { search_path: `${schema}, public` }
-      })
-    })
+    Effect.flatMap(schemaUrl(url), (inside) => Db.postgres(Redacted.make(inside), { poolSize: 10 }))
   ).pipe(Layer.provide(Reactivity.layer), Layer.orDie)
 
 /** No tables at all. */
