@@ -4,6 +4,10 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts", "examples/**/*.test.ts"],
     exclude: ["test/**/*.integration.test.ts", "**/node_modules/**"],
+    // Files of one worker share its modules and its databases: to load and start them takes longer than most files run.
+    isolate: false,
+    // Much of a run is waiting, for processes and for time to pass.
+    maxWorkers: 3,
     testTimeout: 20_000,
     hookTimeout: 60_000,
     coverage: {
