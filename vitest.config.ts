@@ -7,7 +7,7 @@ export default defineConfig({
     // Files of one worker share its modules and its databases: to load and start them takes longer than most files run.
     isolate: false,
     // Much of a run is waiting, for processes and for time to pass.
-    maxWorkers: 3,
+    maxWorkers: 4,
     testTimeout: 20_000,
     hookTimeout: 60_000,
     coverage: {

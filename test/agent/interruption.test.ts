@@ -13,6 +13,7 @@ import {
   openStream,
   textOf
 } from "../support/ChatClient.ts"
+import { thorough } from "../support/thorough.ts"
 import { faultOf } from "../support/validRequest.ts"
 
 /** One turn that is stopped somewhere. */
@@ -242,6 +243,6 @@ layer(TestApp.layer(script, { tools: tools.layer }), { excludeTestServices: true
           assert.deepStrictEqual(free, { free: true, turn_count: said.length })
         })
       ),
-    { timeout: 120_000, arbitrary: { runs: 60 } }
+    { timeout: 300_000, arbitrary: { runs: thorough ? 200 : 25 } }
   )
 })

@@ -6,6 +6,7 @@ import * as readline from "node:readline"
 import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { thorough } from "../support/thorough.ts"
 
 /** What one life of `Writer.ts` said, up to its end. */
 interface Life {
@@ -59,7 +60,7 @@ describe("the embedded database", () => {
       Effect.gen(function* () {
         const dataDir = yield* folder
         let acknowledged = 0
-        for (const commits of [1, 60, 7, 250, 33]) {
+        for (const commits of thorough ? [1, 60, 7, 250, 33, 120, 2, 90] : [60, 1, 7]) {
           const life = yield* live(dataDir, "SIGKILL", commits)
           assert.isAtLeast(life.committed.length, commits, life.errors)
           // The one that was committed while the last life was killed may be there or not; all before it must be.

@@ -56,6 +56,23 @@ const exported = (outcome: string) =>
 /** A port on which nothing listens. */
 const closedPort = Effect.scoped(Effect.map(OtlpReceiver.make, ({ url }) => url))
 
+const talk = (url: string) =>
+  Effect.map(ask(`${url}/api/v1/chat`, { message: "hi" }), ({ body, headers }) => {
+    assert.isTrue(body.success)
+    return traceIdOf(headers)
+  })
+
+/** Until a turn's spans arrive: those made while it was away are lost. */
+const untilSent = (url: string, otlp: OtlpReceiver.OtlpReceiver) =>
+  Effect.repeat(
+    Effect.gen(function* () {
+      const traceId = yield* talk(url)
+      yield* Effect.timeoutOption(traceOf(otlp, traceId, "POST /api/v1/chat"), "1500 millis")
+      return otlp.spans.some((span) => span.traceId === traceId)
+    }),
+    { until: (sent) => sent }
+  )
+
 describe("export", () => {
   describe("sampling", () => {
     const sampled = `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`
@@ -116,27 +133,8 @@ describe("export", () => {
     })
   )
 
-  describe("a collector that is not there", () => {
-    const talk = (url: string) =>
-      Effect.map(ask(`${url}/api/v1/chat`, { message: "hi" }), ({ body, headers }) => {
-        assert.isTrue(body.success)
-        return traceIdOf(headers)
-      })
-
-    it.live("at start: turns go on, and spans flow once it is", () =>
-      Effect.gen(function* () {
-        const otlp = yield* OtlpReceiver.make
-        yield* otlp.stop
-        const model = yield* ScriptedModel.serve(() => Reply.text("Yes."))
-        const app = yield* AppServer.make(yield* Layer.build(TestDb.layer), model, {
-          settings: { OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url }
-        })
-        yield* talk(app.url)
-        yield* otlp.start
-        yield* untilSent(app.url, otlp)
-      })
-    )
-
+  // One after another: they look at a counter that all tracers of a process share.
+  describe("a collector that goes away", () => {
     it.live("killed in the middle and back again: turns go on, and spans flow again", () =>
       Effect.gen(function* () {
         const app = yield* make(() => Reply.text("Yes."))
@@ -147,51 +145,6 @@ describe("export", () => {
         yield* Effect.repeat(exported("failed"), { until: (failed) => failed > failedBefore })
         yield* app.otlp.start
         yield* untilSent(app.url, app.otlp)
-      })
-    )
-
-    it.live.each(["hang", "refuse", 2_000] as const)("%s: turns are as quick as ever", (behaviour) =>
-      Effect.gen(function* () {
-        const app = yield* make(() => Reply.text("Yes."))
-        yield* untilSent(app.url, app.otlp)
-        app.otlp.behave(behaviour)
-        yield* talk(app.url)
-        yield* app.otlp.request
-        const startedAt = performance.now()
-        for (let n = 0; n < 20; n++) yield* talk(app.url)
-        // Twenty that waited for a collector would take a minute.
-        assert.isBelow(performance.now() - startedAt, 10_000)
-        app.otlp.behave("accept")
-        yield* untilSent(app.url, app.otlp)
-      })
-    )
-
-    /** Until a turn's spans arrive: those made while it was away are lost. */
-    const untilSent = (url: string, otlp: OtlpReceiver.OtlpReceiver) =>
-      Effect.repeat(
-        Effect.gen(function* () {
-          const traceId = yield* talk(url)
-          yield* Effect.timeoutOption(traceOf(otlp, traceId, "POST /api/v1/chat"), "1500 millis")
-          return otlp.spans.some((span) => span.traceId === traceId)
-        }),
-        { until: (sent) => sent }
-      )
-
-    it.live("holds back a bounded number of spans, and drops the rest", () =>
-      Effect.gen(function* () {
-        const otlp = yield* OtlpReceiver.make
-        const { emit } = yield* makeTracer({ OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url })
-        otlp.behave("hang")
-        yield* emit("first", 512)
-        yield* otlp.request
-        // In flight: the first batch. Waiting: at most 4096.
-        yield* emit("later", 20_000)
-        otlp.behave("accept")
-        yield* otlp.until((spans) => named(spans, "later").length >= 4096)
-        yield* emit("last")
-        yield* otlp.until((spans) => named(spans, "last").length > 0)
-        assert.strictEqual(named(otlp.spans, "later").length, 4096)
-        assert.isAtMost(Math.max(...otlp.batches), 512)
       })
     )
 
@@ -220,6 +173,57 @@ describe("export", () => {
         yield* TestClock.adjust("1 second")
         yield* fail
         assert.lengthOf(lines, 2)
+      })
+    )
+  })
+
+  // Together, since nearly all of it is waiting.
+  describe.concurrent("a collector that is not there", () => {
+    it.live("at start: turns go on, and spans flow once it is", () =>
+      Effect.gen(function* () {
+        const otlp = yield* OtlpReceiver.make
+        yield* otlp.stop
+        const model = yield* ScriptedModel.serve(() => Reply.text("Yes."))
+        const app = yield* AppServer.make(yield* Layer.build(TestDb.layer), model, {
+          settings: { OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url }
+        })
+        yield* talk(app.url)
+        yield* otlp.start
+        yield* untilSent(app.url, otlp)
+      })
+    )
+
+    it.live.each(["hang", "refuse", 2_000] as const)("%s: turns are as quick as ever", (behaviour) =>
+      Effect.gen(function* () {
+        const app = yield* make(() => Reply.text("Yes."))
+        yield* untilSent(app.url, app.otlp)
+        app.otlp.behave(behaviour)
+        yield* talk(app.url)
+        yield* app.otlp.request
+        const startedAt = performance.now()
+        for (let n = 0; n < 20; n++) yield* talk(app.url)
+        // Twenty that waited for a collector would take a minute.
+        assert.isBelow(performance.now() - startedAt, 10_000)
+        app.otlp.behave("accept")
+        yield* untilSent(app.url, app.otlp)
+      })
+    )
+
+    it.live("holds back a bounded number of spans, and drops the rest", () =>
+      Effect.gen(function* () {
+        const otlp = yield* OtlpReceiver.make
+        const { emit } = yield* makeTracer({ OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url })
+        otlp.behave("hang")
+        yield* emit("first", 512)
+        yield* otlp.request
+        // In flight: the first batch. Waiting: at most 4096.
+        yield* emit("later", 20_000)
+        otlp.behave("accept")
+        yield* otlp.until((spans) => named(spans, "later").length >= 4096)
+        yield* emit("last")
+        yield* otlp.until((spans) => named(spans, "last").length > 0)
+        assert.strictEqual(named(otlp.spans, "later").length, 4096)
+        assert.isAtMost(Math.max(...otlp.batches), 512)
       })
     )
   })

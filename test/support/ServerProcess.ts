@@ -13,6 +13,9 @@ const root = fileURLToPath(new URL("../..", import.meta.url))
 /** The version of Node that the package asks for, which need not be the one that runs the tests. */
 const node = join(root, "node_modules/node/bin/node")
 
+/** Node keeps the compiled sources there: half of a start is reading them. */
+const compileCache = join(tmpdir(), "voice-agent-compile-cache")
+
 export interface Exit {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
@@ -29,14 +32,14 @@ export interface ServerProcess {
   readonly exit: Effect.Effect<Exit>
 }
 
-/** Starts `src/main.ts`. Its environment holds nothing but `settings`. Killed with the scope. */
+/** Starts `src/main.ts`. Its environment holds no settings but these. Killed with the scope. */
 export const start = (
   settings: Readonly<Record<string, string>>
 ): Effect.Effect<ServerProcess, never, Scope.Scope> =>
   Effect.gen(function* () {
     const child = spawn(node, ["src/main.ts"], {
       cwd: root,
-      env: settings,
+      env: { NODE_COMPILE_CACHE: compileCache, ...settings },
       stdio: ["ignore", "pipe", "pipe"]
     })
     let stdout = ""
