@@ -46,7 +46,10 @@ const parseFrame = (frame: string | Uint8Array): Effect.Effect<object, FrameInva
 /** Serves one connection until either side ends it. */
 export const serveChatSocket =
   (turns: Turns["Service"], metrics: Metrics["Service"]) => (socket: Socket.Socket) =>
-    Effect.orDie(Effect.scoped(serve(turns, metrics, socket)))
+    Effect.scoped(serve(turns, metrics, socket)).pipe(
+      // The client has gone before the connection was open.
+      Effect.catchTag("SocketError", () => Effect.void)
+    )
 
 const serve = Effect.fnUntraced(function* (
   turns: Turns["Service"],

@@ -52,22 +52,31 @@ const isForeign = ({ headers }: HttpServerRequest.HttpServerRequest, allowed: Re
   !allowed.includes("*") &&
   (!URL.canParse(headers.origin) || new URL(headers.origin).host !== headers.host)
 
+/** Whether these are the headers of a WebSocket client (RFC 6455, 4.2.1). */
+const isHandshake = ({ headers }: HttpServerRequest.HttpServerRequest) =>
+  headers.upgrade?.toLowerCase() === "websocket" &&
+  /^[+/0-9A-Za-z]{22}==$/.test(headers["sec-websocket-key"] ?? "") &&
+  headers["sec-websocket-version"] === "13"
+
 /** Serves WebSockets over the turns. */
 const makeSocket = Effect.gen(function* () {
   const turns = yield* Turns
   const metrics = yield* Metrics
   const { corsOrigins } = yield* AppConfig
-  return (request: HttpServerRequest.HttpServerRequest) =>
-    isForeign(request, corsOrigins)
-      ? new ForbiddenProblem({
-          detail: "Pages of this origin may not connect. CORS_ORIGINS names those that may."
-        })
-      : request.upgrade.pipe(
-          Effect.mapError(() => new UpgradeRequiredProblem({ detail: "Connect with a WebSocket client." })),
-          Effect.flatMap(serveChatSocket(turns, metrics)),
-          // Not sent: the connection was answered when it became a WebSocket.
-          Effect.as(HttpServerResponse.empty({ status: 101 }))
-        )
+  const noHandshake = () => new UpgradeRequiredProblem({ detail: "Connect with a WebSocket client." })
+  return Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
+    if (isForeign(request, corsOrigins)) {
+      return yield* new ForbiddenProblem({
+        detail: "Pages of this origin may not connect. CORS_ORIGINS names those that may."
+      })
+    }
+    // What is no handshake the WebSocket server would answer by itself, in another form than ours.
+    if (!isHandshake(request)) return yield* noHandshake()
+    const connection = yield* Effect.mapError(request.upgrade, noHandshake)
+    yield* serveChatSocket(turns, metrics)(connection)
+    // Not sent: the connection was answered when it became a WebSocket.
+    return HttpServerResponse.empty({ status: 101 })
+  })
 })
 
 type Sent = Parameters<typeof turnRequest>[0]

@@ -20,15 +20,18 @@ const withHeaders = (responses: Readonly<Record<string, object>>) =>
   Object.fromEntries(
     Object.entries(responses).map(([status, response]) => [
       status,
-      {
-        ...response,
-        headers: {
-          "X-Request-Id": header("RequestId"),
-          traceparent: header("Traceparent"),
-          ...(status === "401" ? { "WWW-Authenticate": header("WwwAuthenticate") } : {}),
-          ...(status === "503" ? { "Retry-After": header("RetryAfter") } : {})
-        }
-      }
+      // The WebSocket server answers the handshake, with headers of its own.
+      status === "101"
+        ? response
+        : {
+            ...response,
+            headers: {
+              "X-Request-Id": header("RequestId"),
+              traceparent: header("Traceparent"),
+              ...(status === "401" ? { "WWW-Authenticate": header("WwwAuthenticate") } : {}),
+              ...(status === "503" ? { "Retry-After": header("RetryAfter") } : {})
+            }
+          }
     ])
   )
 
