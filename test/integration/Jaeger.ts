@@ -1,6 +1,6 @@
 /**
- * Owns a Jaeger for tests: one that is named by the environment, or one in a container. What it stores is read back by
- * its query API: https://www.jaegertracing.io/docs/latest/architecture/apis/
+ * Owns how tests find the Jaeger of an integration run, and read back what it stores, by its query API:
+ * https://www.jaegertracing.io/docs/latest/architecture/apis/
  */
 import { Effect, Option, Schedule, Schema } from "effect"
 
@@ -8,44 +8,13 @@ export interface Jaeger {
   /** For `OTEL_EXPORTER_OTLP_ENDPOINT`: gRPC. */
   readonly otlpUrl: string
   readonly queryUrl: string
-  readonly stop: () => Promise<unknown>
 }
 
-/** Without a configuration it is all in one, and keeps spans in memory. */
-const image = "jaegertracing/jaeger:2.15.0"
-const otlpPort = 4317
-const queryPort = 16686
-
-const named = (): Jaeger | undefined => {
-  const { env } = process
-  const otlpUrl = env.JAEGER_OTLP_URL ?? env.TEST_JAEGER_OTLP_URL
-  const queryUrl = env.JAEGER_QUERY_URL ?? env.TEST_JAEGER_QUERY_URL
-  return otlpUrl === undefined || queryUrl === undefined
-    ? undefined
-    : { otlpUrl, queryUrl, stop: () => Promise.resolve() }
-}
-
-const contained = async (): Promise<Jaeger> => {
-  const { GenericContainer, Wait } = await import("testcontainers")
-  const container = await new GenericContainer(image)
-    .withExposedPorts(otlpPort, queryPort)
-    .withWaitStrategy(Wait.forHttp("/api/services", queryPort))
-    .start()
-  const at = (port: number) => `http://${container.getHost()}:${container.getMappedPort(port)}`
-  return { otlpUrl: at(otlpPort), queryUrl: at(queryPort), stop: () => container.stop() }
-}
-
-/** A Jaeger, or why there is none. With `REQUIRE_CONTAINERS=1`, having none is an error. */
-export const findJaeger = async (): Promise<Jaeger | string> => {
-  const jaeger = named()
-  if (jaeger !== undefined) return jaeger
-  try {
-    return await contained()
-  } catch (error) {
-    if (process.env.REQUIRE_CONTAINERS === "1") throw error
-    return `JAEGER_OTLP_URL and JAEGER_QUERY_URL are not set, and there is no container: ${error instanceof Error ? error.message : error}`
-  }
-}
+/** `undefined`: this run has none. */
+export const jaeger: Jaeger | undefined = (() => {
+  const { TEST_JAEGER_OTLP_URL: otlpUrl, TEST_JAEGER_QUERY_URL: queryUrl } = process.env
+  return otlpUrl === undefined || queryUrl === undefined ? undefined : { otlpUrl, queryUrl }
+})()
 
 const Tag = Schema.Struct({ key: Schema.String, value: Schema.Unknown })
 const Traces = Schema.Struct({
