@@ -81,8 +81,12 @@ layer(TurnsRepo.layer.pipe(Layer.provideMerge(TestDb.layer)), { excludeTestServi
             Effect.gen(function* () {
               yield* sql`SELECT FROM sessions WHERE id = 'race' FOR UPDATE`
               const accepting = fork(repo.accept(newTurn("race", "second")))
+              // A transaction sees the activity of when it first looked, unless it is told to look again.
               yield* Effect.repeat(
-                sql`SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO sessions%'`,
+                Effect.andThen(
+                  sql`SELECT pg_stat_clear_snapshot()::text`,
+                  sql`SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO sessions%'`
+                ),
                 { until: (rows) => rows.length > 0 }
               )
               assert.isTrue(yield* repo.end(ended(first.turnId, "First.")))
