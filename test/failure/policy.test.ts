@@ -1,7 +1,6 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
-import { Reply, type ScriptedReply } from "voice-agent-api/testing"
-import { ask, eventsOf } from "../support/ChatClient.ts"
+import { ask, eventsOf, eventually } from "../support/ChatClient.ts"
 import { FailureApp, type SeenEvent, type SeenSpan } from "./FailureApp.ts"
 import { apology, askedOf, hold, kept, type Told, type Way, ways } from "./Told.ts"
 
@@ -9,8 +8,9 @@ const baseMillis = 40
 const capMillis = 1500
 
 const settings = {
-  LLM_FIRST_TOKEN_TIMEOUT: "1500 millis",
-  LLM_TOKEN_TIMEOUT: "1500 millis",
+  // All rows are tried at once: less is too little for a machine that is busy.
+  LLM_FIRST_TOKEN_TIMEOUT: "4 seconds",
+  LLM_TOKEN_TIMEOUT: "4 seconds",
   LLM_RETRY_DELAY: `${baseMillis} millis`,
   LLM_RETRY_AFTER_MAX: `${capMillis} millis`
 }
@@ -341,7 +341,10 @@ layer(FailureApp.layer(script, { settings }), { excludeTestServices: true })(
 const assertTrace = Effect.fnUntraced(function* (row: Row, told: Told, url: string) {
   const [start] = eventsOf(told.events, "start")
   if (start === undefined) return
-  const { body } = yield* ask(`${url}/api/v1/turns/${start.turn_id}/trace`)
+  const { body } = yield* eventually(
+    ask(`${url}/api/v1/turns/${start.turn_id}/trace`),
+    ({ status }) => status !== 503
+  )
   const nodes: Array<{ name: string; status: string; attributes: Record<string, unknown> }> = []
   const walk = (list: ReadonlyArray<(typeof nodes)[number] & { children: ReadonlyArray<never> }>) => {
     for (const node of list) {
