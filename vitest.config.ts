@@ -11,6 +11,8 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 60_000,
     coverage: {
+      // Lets a run of the tests measure it that is not started by `npm run coverage`.
+      enabled: process.env.COVERAGE === "1",
       provider: "v8",
       include: ["src/**/*.ts"],
       exclude: ["src/main.ts"],
