@@ -1,5 +1,6 @@
 import { assert, layer } from "@effect/vitest"
 import { Effect } from "effect"
+import { Reply, type ScriptedReply } from "voice-agent-api/testing"
 import { ask, eventsOf, eventually } from "../support/ChatClient.ts"
 import { FailureApp, type SeenEvent, type SeenSpan } from "./FailureApp.ts"
 import { apology, askedOf, hold, kept, type Told, type Way, ways } from "./Told.ts"
