@@ -194,7 +194,9 @@ const run = async (progress: Progress): Promise<void> => {
     progress.checks.push(async () => {
       if ((await collector.received()) === 0) throw new Error("No span came to the collector")
     })
-    setInterval(() => void readMetrics(traced.port, problems), 1000).unref()
+    setInterval(() => {
+      if (!progress.isStopping) void readMetrics(traced.port, problems)
+    }, 1000).unref()
   }
   for (const { name } of measured) targets.push({ name, burst: [], apart: [], slow: undefined })
 

@@ -40,6 +40,8 @@ export interface TracingSettings {
   readonly disabled: boolean
   /** Where spans go by OTLP gRPC. `undefined`: nowhere; spans are made all the same. */
   readonly endpoint: string | undefined
+  /** How long a span waits to be sent, at most. */
+  readonly exportEvery: Duration.Duration
   readonly serviceName: string
   /** Such as `production`; on every span. */
   readonly environment: string
@@ -264,6 +266,7 @@ const read: Effect.Effect<Settings, ConfigInvalid> = Effect.gen(function* () {
       endpoint:
         (yield* url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ["http:", "https:"])) ??
         (yield* url("OTEL_EXPORTER_OTLP_ENDPOINT", ["http:", "https:"])),
+      exportEvery: Duration.millis(yield* integer("OTEL_BSP_SCHEDULE_DELAY", 1000, 1, 3_600_000)),
       serviceName: (yield* text("OTEL_SERVICE_NAME")) ?? "voice-agent-api",
       environment: (yield* text("DEPLOYMENT_ENVIRONMENT")) ?? "development",
       sampler: yield* oneOf("OTEL_TRACES_SAMPLER", "parentbased_always_on", samplers),

@@ -41,6 +41,7 @@ describe("Config", () => {
         serviceName: "voice-agent-api",
         sampler: "parentbased_always_on",
         samplerRatio: 1,
+        exportEvery: Duration.seconds(1),
         store: true,
         content: false
       })
@@ -144,6 +145,7 @@ describe("Config", () => {
     ["OTEL_TRACES_SAMPLER_ARG", "1.5"],
     ["OTEL_TRACES_SAMPLER_ARG", "half"],
     ["OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"],
+    ["OTEL_BSP_SCHEDULE_DELAY", "0"],
     ["OTEL_SDK_DISABLED", "yes"],
     ["TRACE_STORE", "redis"],
     ["LLM_PRICES", "gpt-5"]

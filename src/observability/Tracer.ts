@@ -133,7 +133,7 @@ const make = Effect.gen(function* () {
       : new BatchSpanProcessor(yield* exporterTo(tracing.endpoint, onExport), {
           maxQueueSize: maxQueue,
           maxExportBatchSize: batchSize,
-          scheduledDelayMillis: 1_000,
+          scheduledDelayMillis: Duration.toMillis(tracing.exportEvery),
           exportTimeoutMillis: 5_000
         })
 

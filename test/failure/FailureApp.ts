@@ -45,7 +45,7 @@ export class FailureApp extends Context.Service<
         const model = yield* ScriptedModel.serve(script)
         const app = yield* AppServer.make(yield* Layer.build(TestDb.layer), model, {
           ...options,
-          settings: { OTEL_EXPORTER_OTLP_ENDPOINT: collector.url, ...settings }
+          settings: { OTEL_EXPORTER_OTLP_ENDPOINT: collector.url, OTEL_BSP_SCHEDULE_DELAY: "20", ...settings }
         })
         return { ...app, spansOf: (sessionId, turns = 1) => spansOf(collector, sessionId, turns) }
       })

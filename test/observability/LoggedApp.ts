@@ -47,6 +47,7 @@ export const make = (
             LLM_MODEL: "scripted",
             LOG_FORMAT: "json",
             OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url,
+            OTEL_BSP_SCHEDULE_DELAY: "20",
             ...settings(model)
           })
         )

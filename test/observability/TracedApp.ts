@@ -20,7 +20,7 @@ export const make = (
     const model = yield* ScriptedModel.serve(script)
     const app = yield* makeApp(yield* Layer.build(TestDb.layer), model, {
       ...options,
-      settings: { OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url, ...settings }
+      settings: { OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url, OTEL_BSP_SCHEDULE_DELAY: "20", ...settings }
     })
     return { ...app, otlp }
   })
