@@ -64,7 +64,8 @@ export const makeTransport = (url: URL, options: { readonly connectMillis: numbe
         // Also after the response: a connection that breaks then must not become an uncaught error.
         request.on("error", (error: NodeJS.ErrnoException) => {
           if (isAnswered) return
-          // The server closed an idle connection just as it was picked: nothing of the request was processed.
+          // Nearly always the server closed an idle connection just as it was picked. If it did begin to answer, asking a
+          // model once more does no harm.
           const isStale = request.reusedSocket && (error.code === "ECONNRESET" || error.code === "EPIPE")
           if (isStale) send()
           else resume(Effect.fail(error))
