@@ -146,7 +146,7 @@ const verdicts = (targets: ReadonlyArray<Target>, streams: number): ReadonlyArra
       verdict(
         `at least ${minShareOfFloor} of the floor on Postgres, ${paceNames[pace]}`,
         share === undefined ? undefined : share >= minShareOfFloor,
-        share === undefined ? "DATABASE_URL is not set" : shown(share, 2)
+        share === undefined ? "it takes DATABASE_URL" : shown(share, 2)
       )
     )
   }
