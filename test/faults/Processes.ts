@@ -60,6 +60,14 @@ export interface ServerProcess {
   readonly warnings: ReadonlyArray<string>
 }
 
+/** The arguments `npm start` gives to node: what is put to the test is what people run. */
+const startArguments = (): ReadonlyArray<string> => {
+  const manifest: { readonly scripts: { readonly start: string } } = JSON.parse(
+    readFileSync(join(repository, "package.json"), "utf8")
+  )
+  return manifest.scripts.start.split(" ").slice(1)
+}
+
 /** The server itself, on the database at `databaseUrl` or an embedded one of its own. */
 export const startServer = (
   settings: Readonly<Record<string, string>>
@@ -72,7 +80,7 @@ export const startServer = (
     const { NODE_OPTIONS = "", PATH = "" } = process.env
     const child = yield* Effect.acquireRelease(
       Effect.sync(() =>
-        spawn(process.execPath, ["src/main.ts"], {
+        spawn(process.execPath, startArguments(), {
           cwd: repository,
           stdio: ["ignore", "pipe", "pipe"],
           env: { PATH, NODE_OPTIONS, PORT: "0", DATA_DIR: dataDir, LOG_LEVEL: "Warn", ...settings }
