@@ -46,9 +46,11 @@ const layerProvider = Layer.unwrap(
   Effect.map(AppConfig, ({ llm }) => (isModelConfigured(llm) ? LlmOpenAi.layer : LlmOffline.layer))
 )
 
-const layerLlm = Llm.layer.pipe(Layer.provide(layerProvider))
+/** The model, as configured. */
+export const layerLlm = Llm.layer.pipe(Layer.provide(layerProvider))
 
-const layerTools = Tools.layer.pipe(Layer.provide(NodeHttpClient.layerUndici))
+/** The tools, as configured. */
+export const layerTools = Tools.layer.pipe(Layer.provide(NodeHttpClient.layerUndici))
 
 /** What the built-in tools need, for those who offer them next to tools of their own. */
 export const layerToolHttp = ToolHttp.layer.pipe(Layer.provide(NodeHttpClient.layerUndici))
@@ -136,8 +138,6 @@ export const layerAppOver = <E, R, E2, R2>(
 
 /** The whole app, over a database, a model, tools and a configuration that are given. */
 export const layerApp = layerAppOver(layerHttpServer, layerTracer)
-
-export { layerLlm, layerTools }
 
 /** The app's model and tools, as configured. */
 export const layerPorts = Layer.mergeAll(layerLlm, layerTools)

@@ -15,16 +15,14 @@ const docsPath = "/docs"
 const layerReference = HttpRouter.use((router) =>
   Effect.gen(function* () {
     const scope = yield* Effect.scope
+    const config = yield* HttpRouter.RouterConfig
     const page = yield* Effect.cached(
       Effect.gen(function* () {
         const HttpApiScalar = yield* Effect.promise(() => import("effect/http-api/HttpApiScalar"))
         return yield* HttpRouter.toHttpEffect(
           HttpApiScalar.layer(publishedApi, { path: docsPath, scalar: { withDefaultFonts: false } })
         )
-      }).pipe(
-        Effect.provideService(HttpRouter.RouterConfig, { ignoreTrailingSlash: true }),
-        Scope.provide(scope)
-      )
+      }).pipe(Effect.provideService(HttpRouter.RouterConfig, config), Scope.provide(scope))
     )
     yield* router.add("GET", docsPath, Effect.flatten(page))
   })
