@@ -3,10 +3,11 @@
  */
 import { type ChildProcess, fork, spawn } from "node:child_process"
 import { once } from "node:events"
-import { mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
+import { startArguments } from "../test/support/startArguments.ts"
 import { allOpen, type LoadJob, type LoadResult, type Pace } from "./messages.ts"
 
 const repository = fileURLToPath(new URL("..", import.meta.url))
@@ -157,16 +158,6 @@ export const startLoad = async (): Promise<Load> => {
       return answer as Extract<LoadResult, { kind: (typeof job)["kind"] }>
     }
   }
-}
-
-/** The arguments `npm start` gives to node, so that what is measured is what people run. */
-const startArguments = (): ReadonlyArray<string> => {
-  const manifest: { scripts: { start: string } } = JSON.parse(
-    readFileSync(join(repository, "package.json"), "utf8")
-  )
-  const [program, ...args] = manifest.scripts.start.split(" ").filter((word) => word !== "")
-  if (program !== "node") throw new Error("package.json: the start script is expected to be `node …`")
-  return args
 }
 
 /** How much is kept of what a server says, in characters. */

@@ -14,6 +14,7 @@ import {
   openStream,
   textOf
 } from "../support/ChatClient.ts"
+import { contents, pairs, untilText } from "../support/Conversations.ts"
 import { faultOf } from "../support/validRequest.ts"
 
 const lastUser = ({ messages }: ScriptedRequestBody): string =>
@@ -38,11 +39,6 @@ const echo = async (body: ScriptedRequestBody) => {
 /** Says "One two" and hangs. */
 const hanging = Reply.text(["One ", "two", " three"], { fault: { after: 2, kind: "hang" } })
 
-const pairs = (history: ReadonlyArray<{ readonly role: string; readonly content: string }>) =>
-  history.map(({ role, content }) => [role, content])
-
-const contents = (body: ScriptedRequestBody) => body.messages.slice(1).map(({ content }) => content)
-
 /** A frame as a browser sends it, masked with zeros. Up to 125 bytes. */
 const textFrame = (text: string) =>
   Buffer.concat([Buffer.from([0x81, 0x80 | Buffer.byteLength(text), 0, 0, 0, 0]), Buffer.from(text)])
@@ -54,16 +50,6 @@ const say = (url: string, session_id: string, message: string) =>
 
 const sayStreaming = (url: string, session_id: string, message: string) =>
   openStream(`${url}/api/v1/chat/stream`, { message, session_id })
-
-/** Waits until the text of the deltas is `text`. */
-const untilText = (
-  source: { readonly until: (type: "delta") => Effect.Effect<{ readonly content: string }> },
-  text: string
-) =>
-  Effect.gen(function* () {
-    let so_far = ""
-    while (so_far !== text) so_far += (yield* source.until("delta")).content
-  })
 
 layer(TestApp.layer(echo, { tools: tools.layer }), { excludeTestServices: true })("turns", (it) => {
   it.effect("a second message waits for the first one's reply", () =>

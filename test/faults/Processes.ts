@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Effect, type Scope } from "effect"
+import { startArguments } from "../support/startArguments.ts"
 
 const folder = import.meta.dirname
 const repository = join(folder, "../..")
@@ -58,14 +59,6 @@ export interface ServerProcess {
   readonly residentMegabytes: () => number
   /** Lines of its log that warn or worse. */
   readonly warnings: ReadonlyArray<string>
-}
-
-/** The arguments `npm start` gives to node: what is put to the test is what people run. */
-const startArguments = (): ReadonlyArray<string> => {
-  const manifest: { readonly scripts: { readonly start: string } } = JSON.parse(
-    readFileSync(join(repository, "package.json"), "utf8")
-  )
-  return manifest.scripts.start.split(" ").slice(1)
 }
 
 /** The server itself, on the database at `databaseUrl` or an embedded one of its own. */

@@ -1,20 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { Reply, ScriptedModel } from "voice-agent-api/testing"
-import { ask, eventually, openStream } from "../support/ChatClient.ts"
+import { ask, eventually, historyOf, openStream } from "../support/ChatClient.ts"
 import * as ServerProcess from "../support/ServerProcess.ts"
+import { schemaUrl } from "../support/schemaUrl.ts"
 import * as TestDb from "../support/TestDb.ts"
-
-interface Message {
-  readonly role: string
-  readonly content: string
-}
-
-const historyOf = (url: string, session: string) =>
-  Effect.map(
-    ask(`${url}/api/v1/chat/history/${session}?limit=100`),
-    ({ body }): ReadonlyArray<Message> => body.messages
-  )
 
 const startOn = (databaseUrl: string, baseUrl: string) =>
   ServerProcess.start({
@@ -33,7 +23,7 @@ describe.skipIf(url === undefined)("two processes on one PostgreSQL (TEST_DATABA
       const model = yield* ScriptedModel.serve((body) =>
         Reply.text(["re: ", String(body.messages.at(-1)?.content)], { headDelayMillis: 30 })
       )
-      const schema = yield* TestDb.schemaUrl(url ?? "")
+      const schema = yield* schemaUrl(url ?? "", "test")
       const first = yield* startOn(schema, model.baseUrl)
       const urls = [yield* first.url, yield* (yield* startOn(schema, model.baseUrl)).url]
       const messages = Array.from({ length: 12 }, (_, n) => `shared ${n}`)
@@ -65,7 +55,7 @@ describe.skipIf(url === undefined)("two processes on one PostgreSQL (TEST_DATABA
         Reply.text(["Half", " of it"], { fault: { after: 1, kind: "hang" } }),
         Reply.text("Here I am.")
       ])
-      const schema = yield* TestDb.schemaUrl(url ?? "")
+      const schema = yield* schemaUrl(url ?? "", "test")
       const dying = yield* startOn(schema, model.baseUrl)
       const stream = yield* openStream(`${yield* dying.url}/api/v1/chat/stream`, {
         message: "Are you there?",

@@ -2,16 +2,17 @@
  * Owns a whole server that keeps its log lines, and sends its spans to a collector of the test's own.
  */
 import { NodeHttpClient } from "@effect/platform-node"
-import { ConfigProvider, Context, Effect, Layer, type Scope } from "effect"
+import { Context, Effect, Layer, type Scope } from "effect"
 import { HttpServer } from "effect/http"
 import { SqlClient } from "effect/sql"
 import { type Script, ScriptedModel, type ScriptedServer } from "voice-agent-api/testing"
-import { AppConfig } from "../../src/Config.ts"
+import type { AppConfig } from "../../src/Config.ts"
 import { layerLoggingTo } from "../../src/observability/Logging.ts"
 import { Redaction } from "../../src/observability/Redaction.ts"
 import * as Server from "../../src/Server.ts"
 import type { Tools } from "../../src/tools/Tools.ts"
 import * as OtlpReceiver from "../support/OtlpReceiver.ts"
+import { scriptedConfig } from "../support/scriptedConfig.ts"
 import * as TestDb from "../support/TestDb.ts"
 
 export interface Logged {
@@ -38,21 +39,12 @@ export const make = (
     const lines: Array<string> = []
     const otlp = yield* OtlpReceiver.make
     const model = yield* ScriptedModel.serve(script)
-    const config = AppConfig.layer.pipe(
-      Layer.provide(
-        ConfigProvider.layer(
-          ConfigProvider.fromUnknown({
-            PORT: "0",
-            LLM_BASE_URL: model.baseUrl,
-            LLM_MODEL: "scripted",
-            LOG_FORMAT: "json",
-            OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url,
-            OTEL_BSP_SCHEDULE_DELAY: "20",
-            ...settings(model)
-          })
-        )
-      )
-    )
+    const config = scriptedConfig(model, {
+      LOG_FORMAT: "json",
+      OTEL_EXPORTER_OTLP_ENDPOINT: otlp.url,
+      OTEL_BSP_SCHEDULE_DELAY: "20",
+      ...settings(model)
+    })
     const ports =
       tools === undefined
         ? Server.layerPorts

@@ -4,16 +4,16 @@
  *
  * `TestServer` is for tests that need none of this.
  */
-import { ConfigProvider, Context, Effect, Layer, References, type Scope } from "effect"
+import { Context, Effect, Layer, References, type Scope } from "effect"
 import { HttpServer } from "effect/http"
 import { SqlClient } from "effect/sql"
 import { type Script, ScriptedModel, type ScriptedServer, TurnSpans } from "voice-agent-api/testing"
 import { TurnPace, Turns } from "../../src/agent/Turns.ts"
-import { AppConfig } from "../../src/Config.ts"
 import type { Db } from "../../src/db/Db.ts"
 import { SpanProcessors } from "../../src/observability/Tracer.ts"
 import * as Server from "../../src/Server.ts"
 import type { Tools } from "../../src/tools/Tools.ts"
+import { scriptedConfig } from "./scriptedConfig.ts"
 import * as TestDb from "./TestDb.ts"
 
 export interface AppServer {
@@ -42,19 +42,7 @@ export const make = (
   { pace, settings = {}, tools }: AppServerOptions = {}
 ): Effect.Effect<AppServer, never, Scope.Scope> => {
   const spans = new TurnSpans()
-  const config = AppConfig.layer.pipe(
-    Layer.provide(
-      ConfigProvider.layer(
-        ConfigProvider.fromUnknown({
-          PORT: "0",
-          LLM_BASE_URL: model.baseUrl,
-          LLM_MODEL: "scripted",
-          LOG_LEVEL: "None",
-          ...settings
-        })
-      )
-    )
-  )
+  const config = scriptedConfig(model, { LOG_LEVEL: "None", ...settings })
   const app = Server.layerApp.pipe(
     Layer.provide(Layer.succeedContext(db)),
     Layer.provide(tools === undefined ? Server.layerPorts : Layer.merge(Server.layerPorts, tools)),

@@ -3,7 +3,6 @@
  * repository's migrations. In memory by default; a schema of its own on the server at `TEST_DATABASE_URL`, when that
  * is set, dropped afterwards.
  */
-import * as crypto from "node:crypto"
 import { PgClient } from "@effect/sql-pg"
 import { Context, Effect, Layer, Option, Redacted, Scope } from "effect"
 import { Reactivity } from "effect/reactivity"
@@ -11,36 +10,14 @@ import { SqlClient } from "effect/sql"
 import * as Db from "../../src/db/Db.ts"
 import * as Embedded from "../../src/db/Embedded.ts"
 import * as Migrations from "../../src/db/Migrations.ts"
+import { schemaUrl } from "./schemaUrl.ts"
 
 /** `undefined`: in memory. */
 export const serverUrl = process.env.TEST_DATABASE_URL
 
-/** The address of a schema of its own on the server at `url`, empty, gone with the scope. */
-export const schemaUrl = Effect.fnUntraced(function* (url: string) {
-  const schema = `test_${crypto.randomBytes(8).toString("hex")}`
-  const on = (statement: string) =>
-    Effect.scoped(
-      Effect.flatMap(
-        Effect.provide(Db.postgres(Redacted.make(url), { poolSize: 1 }), Reactivity.layer),
-        (context) =>
-          Effect.provide(
-            Effect.flatMap(SqlClient.SqlClient, (sql) => sql.unsafe(statement)),
-            context
-          )
-      )
-    )
-  yield* Effect.acquireRelease(on(`create schema ${schema}`), () =>
-    Effect.orDie(on(`drop schema ${schema} cascade`))
-  )
-  const inside = new URL(url)
-  // public stays behind it: that is where extensions put their types.
-  inside.searchParams.set("options", `-c search_path=${schema},public`)
-  return inside.href
-}, Effect.orDie)
-
 const server = (url: string) =>
   Layer.effectContext(
-    Effect.flatMap(schemaUrl(url), (inside) => Db.postgres(Redacted.make(inside), { poolSize: 10 }))
+    Effect.flatMap(schemaUrl(url, "test"), (inside) => Db.postgres(Redacted.make(inside), { poolSize: 10 }))
   ).pipe(Layer.provide(Reactivity.layer), Layer.orDie)
 
 /**

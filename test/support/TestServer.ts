@@ -1,11 +1,11 @@
 /**
  * Owns a whole server for tests: real HTTP on a port of its own, a scripted model behind it, a database of its own.
  */
-import { ConfigProvider, Context, Effect, Layer } from "effect"
+import { Context, Effect, Layer } from "effect"
 import { HttpServer } from "effect/http"
 import { type Script, ScriptedModel, type ScriptedServer } from "voice-agent-api/testing"
-import { AppConfig } from "../../src/Config.ts"
 import * as Server from "../../src/Server.ts"
+import { scriptedConfig } from "./scriptedConfig.ts"
 import * as TestDb from "./TestDb.ts"
 
 export class TestServer extends Context.Service<
@@ -21,19 +21,7 @@ export class TestServer extends Context.Service<
 export const layer = (script: Script = [], settings: Readonly<Record<string, string>> = {}) =>
   Layer.unwrap(
     Effect.map(ScriptedModel.serve(script), (model) => {
-      const config = AppConfig.layer.pipe(
-        Layer.provide(
-          ConfigProvider.layer(
-            ConfigProvider.fromUnknown({
-              PORT: "0",
-              LLM_BASE_URL: model.baseUrl,
-              LLM_MODEL: "scripted",
-              LOG_LEVEL: "None",
-              ...settings
-            })
-          )
-        )
-      )
+      const config = scriptedConfig(model, { LOG_LEVEL: "None", ...settings })
       return Layer.effect(
         TestServer,
         Effect.map(HttpServer.HttpServer, ({ address }) => ({
