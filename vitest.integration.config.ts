@@ -10,7 +10,7 @@ export default defineConfig({
       "test/db/{Db,Db.contract,DbUnavailable,Migrations}.test.ts",
       "test/agent/{TurnsRepo,TurnsFaults,twoServers,turns}.test.ts",
       "test/failure/{sql,away}.test.ts",
-      "test/observability/traceStore.test.ts"
+      "test/traces/traceStore.test.ts"
     ],
     globalSetup: ["test/integration/Containers.ts"],
     // All share one server of each kind, and some take it away.

@@ -25,9 +25,9 @@ export {
   type ModelVariant
 } from "./llm/Llm.ts"
 /** The rules that stand in for a model. */
-export * as LlmOffline from "./llm/LlmOffline.ts"
+export * as LlmOffline from "./llm/offline/LlmOffline.ts"
 /** Models of OpenAI-compatible servers. */
-export * as LlmOpenAi from "./llm/LlmOpenAi.ts"
+export * as LlmOpenAi from "./llm/openai/LlmOpenAi.ts"
 export { layerTracer, SpanProcessors } from "./observability/Tracer.ts"
 /**
  * The server. `layer` is all of it from the environment; `layerUsing` the same with a model and tools of one's own,

@@ -3,7 +3,7 @@
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Cause, Console, Effect, Exit, type Layer } from "effect"
-import { banner, startProblems } from "./server/banner.ts"
+import { banner, startProblems } from "./operations/banner.ts"
 
 /** Runs until SIGTERM or SIGINT. Exits with 1, and a line for each problem, when the server can't start. */
 export const launch = <E>(server: Layer.Layer<Effect.Services<typeof banner>, E>): void => {

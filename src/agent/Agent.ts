@@ -5,6 +5,7 @@
  */
 import { Cause, Clock, Context, Effect, Exit, Layer, Stream } from "effect"
 import type { Prompt, Response } from "effect/ai"
+import type { FinalEvent, Node, TurnEvent } from "../api/TurnEvent.ts"
 import { AppConfig } from "../Config.ts"
 import { Llm, type LlmPart, LlmUnavailable, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
 import { GenAi } from "../observability/GenAi.ts"
@@ -13,7 +14,6 @@ import { SpanName } from "../observability/SpanName.ts"
 import { Tools } from "../tools/Tools.ts"
 import { buildPrompt, type TurnRecord } from "./Prompt.ts"
 import type { RequestedCall, Transcript } from "./Transcript.ts"
-import type { FinalEvent, Node, TurnEvent } from "./TurnEvent.ts"
 
 /** Model calls that may ask for tools. After the last, the model is asked to answer with what is known. */
 const maxRounds = 7

@@ -2,8 +2,9 @@
  * Owns what a running turn has done so far. It is written as things happen, so that whatever ends the turn, all that
  * was said and done up to then can be kept.
  */
+
+import type { Usage } from "../api/TurnEvent.ts"
 import type { RecordedCall, TurnRecord } from "./Prompt.ts"
-import type { Usage } from "./TurnEvent.ts"
 
 export interface RequestedCall {
   readonly id: string

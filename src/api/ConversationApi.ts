@@ -4,9 +4,9 @@
 import { Schema } from "effect"
 import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
 import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
-import { SessionId } from "../sessions/Session.ts"
 import { absent, ClientName, MessageText, Success, Timestamp } from "./Fields.ts"
 import { Authorization } from "./Security.ts"
+import { SessionId } from "./Session.ts"
 
 const percent = absent(
   Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 100 }, { expected: "a number from 0 to 100" }))

@@ -2,7 +2,7 @@
  * Owns the field schemas that several endpoints share. `null` means absent everywhere.
  */
 import { Schema, SchemaTransformation } from "effect"
-import { isStorable, storable, storableExpected } from "../text.ts"
+import { isStorable, storable, storableExpected } from "./text.ts"
 
 /** May be missing, or `null`. */
 export const absent = <S extends Schema.Top>(schema: S) => Schema.optionalKey(Schema.NullOr(schema))

@@ -4,10 +4,10 @@
 import { Schema } from "effect"
 import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
 import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
-import { SessionId } from "../sessions/Session.ts"
 import { absent, ClientName, JsonObject, limited, Success, Timestamp } from "./Fields.ts"
 import { SessionNotFoundProblem } from "./Problems.ts"
 import { Authorization } from "./Security.ts"
+import { SessionId } from "./Session.ts"
 
 const SessionReply = Schema.Struct({
   success: Success,

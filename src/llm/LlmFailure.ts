@@ -6,9 +6,9 @@
  */
 import { Data, type Duration } from "effect"
 import type { AiError } from "effect/ai"
-import { ConnectTimeout } from "./ConnectTimeout.ts"
+import { ConnectTimeout } from "../net/ConnectTimeout.ts"
+import { parseRetryAfter } from "../net/RetryAfter.ts"
 import type { LlmFailureReason } from "./Llm.ts"
-import { parseRetryAfter } from "./RetryAfter.ts"
 
 /** One attempt at one model failed. */
 export class AttemptFailed extends Data.TaggedError("AttemptFailed")<{

@@ -28,12 +28,17 @@ import { dbConnectionWait, traceExports } from "./Metrics.ts"
 import { type EndedSpan, isSameWork, MergedSpan, RecordedSpan } from "./RecordedSpan.ts"
 import { Redaction } from "./Redaction.ts"
 import { SpanName } from "./SpanName.ts"
-import { TraceStore } from "./TraceStore.ts"
 
 /** Get every span that is sampled, besides the exporter: as OpenTelemetry has it, without secrets. */
 export const SpanProcessors = Context.Reference<ReadonlyArray<SpanProcessor>>(
   "voice-agent/observability/Tracer/SpanProcessors",
   { defaultValue: () => [] }
+)
+
+/** Gets every span that has ended, sampled or not, at once: it must not wait for anything. */
+export const SpanSink = Context.Reference<(span: EndedSpan) => void>(
+  "voice-agent/observability/Tracer/SpanSink",
+  { defaultValue: () => () => {} }
 )
 
 /** Spans waiting to be sent, at most. More are dropped: memory stays bounded while the collector is away. */
@@ -105,7 +110,7 @@ const slowThresholds = ({ slow }: TracingSettings) => {
 const make = Effect.gen(function* () {
   const { tracing } = yield* AppConfig
   const { redact } = yield* Redaction
-  const store = yield* TraceStore
+  const sink = yield* SpanSink
   const more = yield* SpanProcessors
   const clock = yield* Clock.Clock
   const context = yield* Effect.context<never>()
@@ -155,7 +160,7 @@ const make = Effect.gen(function* () {
     content: tracing.content,
     slowAfter: slowThresholds(tracing),
     onEnd: (span: EndedSpan) => {
-      store.add(span)
+      sink(span)
       if (span.slow) warnSlow(span)
     },
     onConnectionWait: (millis: number) => dbConnectionWait.updateUnsafe(millis / 1000, nothing)
@@ -204,6 +209,6 @@ const make = Effect.gen(function* () {
 })
 
 /** No tracer where `OTEL_SDK_DISABLED` is set. */
-export const layerTracer: Layer.Layer<never, never, AppConfig | Redaction | TraceStore> = Layer.unwrap(
+export const layerTracer: Layer.Layer<never, never, AppConfig | Redaction> = Layer.unwrap(
   Effect.flatMap(AppConfig, ({ tracing }) => (tracing.disabled ? Effect.succeed(Layer.empty) : make))
 )

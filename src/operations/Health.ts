@@ -3,10 +3,10 @@
  */
 import { Clock, Context, Effect, Layer, Result } from "effect"
 import { SqlClient } from "effect/sql"
-import { Turns } from "../agent/Turns.ts"
 import type { HealthStatus } from "../api/OperationsApi.ts"
 import { DbInfo, guard } from "../db/Db.ts"
 import { Llm } from "../llm/Llm.ts"
+import { Turns } from "../turns/Turns.ts"
 
 export interface ComponentHealth {
   readonly name: string

@@ -4,8 +4,8 @@
  * Does not add to a history (turns do) and does not know HTTP.
  */
 import { Context, Effect, Layer } from "effect"
+import { type Message, mintSessionId, type Session, type SessionId, SessionNotFound } from "../api/Session.ts"
 import type { DbUnavailable } from "../db/DbUnavailable.ts"
-import { type Message, mintSessionId, type Session, type SessionId, SessionNotFound } from "./Session.ts"
 import { SessionsRepo } from "./SessionsRepo.ts"
 
 export class Sessions extends Context.Service<

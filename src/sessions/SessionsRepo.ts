@@ -3,9 +3,9 @@
  */
 import { Context, Effect, Layer } from "effect"
 import { SqlClient } from "effect/sql"
+import type { Message, Session, SessionId } from "../api/Session.ts"
 import { type DbUnavailable, retrying } from "../db/DbUnavailable.ts"
 import { toJsonb } from "../db/Storable.ts"
-import type { Message, Session, SessionId } from "./Session.ts"
 
 export class SessionsRepo extends Context.Service<
   SessionsRepo,

@@ -10,9 +10,9 @@ import { type AiError, LanguageModel, type Response } from "effect/ai"
 import { toCodecOpenAI } from "effect/ai/OpenAiStructuredOutput"
 import { APIError } from "openai/error"
 import { LlmProvider, type ModelSettings } from "../llm/Llm.ts"
-import { failureOfThrown, openAiError } from "../llm/LlmOpenAiError.ts"
-import { CompletionParts, wholeParts } from "../llm/LlmOpenAiParts.ts"
-import { toBody, toLimits } from "../llm/LlmOpenAiRequest.ts"
+import { failureOfThrown, openAiError } from "../llm/openai/LlmOpenAiError.ts"
+import { CompletionParts, wholeParts } from "../llm/openai/LlmOpenAiParts.ts"
+import { toBody, toLimits } from "../llm/openai/LlmOpenAiRequest.ts"
 import type { ScriptRun } from "./Script.ts"
 import {
   encodeStream,

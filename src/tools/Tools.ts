@@ -10,7 +10,7 @@ import * as Toolkit from "effect/ai/Toolkit"
 import type { HttpClient } from "effect/http"
 import type { AppConfig } from "../Config.ts"
 import { SpanName } from "../observability/SpanName.ts"
-import { builtInWith, type ToolUrls } from "./BuiltInTools.ts"
+import { builtInWith, type ToolUrls } from "./builtin/BuiltInTools.ts"
 import { contentOf } from "./ToolContent.ts"
 import type { ToolDefinition, ToolFailed } from "./ToolDefinition.ts"
 import { ToolHttp } from "./ToolHttp.ts"
@@ -25,7 +25,7 @@ import {
   type SpanFailure
 } from "./ToolRun.ts"
 
-export { builtIn } from "./BuiltInTools.ts"
+export { builtIn } from "./builtin/BuiltInTools.ts"
 export { defineTool, type ToolDefinition, ToolFailed, withDefault } from "./ToolDefinition.ts"
 export { ToolHttp } from "./ToolHttp.ts"
 export type { ToolInfo } from "./ToolInfo.ts"

@@ -2,8 +2,8 @@ import { layer } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import { llmContract, llmContractUnscripted, Reply, ScriptedModel } from "voice-agent-api/testing"
 import { LlmProvider } from "../../src/llm/Llm.ts"
-import * as LlmOffline from "../../src/llm/LlmOffline.ts"
-import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
+import * as LlmOffline from "../../src/llm/offline/LlmOffline.ts"
+import * as LlmOpenAi from "../../src/llm/openai/LlmOpenAi.ts"
 import { settings } from "./OpenAiProvider.ts"
 
 const openAi = Layer.effectContext(

@@ -3,8 +3,8 @@ import { type LanguageModel, type Prompt, Tool, Toolkit } from "effect/ai"
 import { type Script, ScriptedModel } from "voice-agent-api/testing"
 import type { LlmSettings } from "../../src/Config.ts"
 import type { ModelSettings } from "../../src/llm/Llm.ts"
-import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
 import * as LlmPolicy from "../../src/llm/LlmPolicy.ts"
+import * as LlmOpenAi from "../../src/llm/openai/LlmOpenAi.ts"
 
 export const settings = (given: Partial<LlmSettings>): LlmSettings => ({
   baseUrl: undefined,

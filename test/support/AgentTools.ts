@@ -2,8 +2,8 @@
  * Owns the tools that tests of the agent call: real ones that need no network, and ones that wait or fail when told.
  */
 import { Effect, type Layer, Schema } from "effect"
-import { calculator } from "../../src/tools/Calculator.ts"
-import { getTime } from "../../src/tools/GetTime.ts"
+import { calculator } from "../../src/tools/builtin/Calculator.ts"
+import { getTime } from "../../src/tools/builtin/GetTime.ts"
 import { defineTool, ToolFailed, Tools } from "../../src/tools/Tools.ts"
 
 export interface AgentTools {

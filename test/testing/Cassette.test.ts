@@ -5,7 +5,7 @@ import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Effect, Exit, Redacted, Stream } from "effect"
 import { Cassette, type CassetteOptions, Reply, ScriptedModel, TestApp } from "voice-agent-api/testing"
-import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
+import * as LlmOpenAi from "../../src/llm/openai/LlmOpenAi.ts"
 import { announced, settings } from "../llm/OpenAiProvider.ts"
 import { tempFolder } from "../support/ServerProcess.ts"
 

@@ -4,7 +4,7 @@ import { LanguageModel, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
 import { Reply, ScriptedModel, type ScriptedReply } from "voice-agent-api/testing"
 import type { LlmProvider } from "../../src/llm/Llm.ts"
-import * as LlmOpenAi from "../../src/llm/LlmOpenAi.ts"
+import * as LlmOpenAi from "../../src/llm/openai/LlmOpenAi.ts"
 import { announced, settings } from "../llm/OpenAiProvider.ts"
 
 const replies: Readonly<Record<string, ScriptedReply>> = {

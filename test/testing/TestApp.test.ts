@@ -5,7 +5,7 @@ import { TestClock } from "effect/testing"
 import { Reply, TestApp } from "voice-agent-api/testing"
 import * as Db from "../../src/db/Db.ts"
 import { Llm } from "../../src/llm/Llm.ts"
-import * as LlmOffline from "../../src/llm/LlmOffline.ts"
+import * as LlmOffline from "../../src/llm/offline/LlmOffline.ts"
 import { defineTool, Tools } from "../../src/tools/Tools.ts"
 
 layer(TestApp.layer())("an app in process", (it) => {
