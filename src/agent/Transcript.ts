@@ -1,29 +1,14 @@
 /**
- * Owns what a running turn has done so far. It is written as things happen, so that whatever ends the turn, all that
- * was said and done up to then can be kept.
+ * Owns what a turn has said and done so far: the sum of its events. Whatever ends the turn, all that was said and done up
+ * to then is here.
  */
-
-import type { Usage } from "../api/TurnEvent.ts"
+import type { AgentEvent, CallResult, RequestedCall, StepUsage, Usage } from "./AgentEvent.ts"
 import type { RecordedCall, TurnRecord } from "./Prompt.ts"
-
-export interface RequestedCall {
-  readonly id: string
-  readonly name: string
-  /** JSON, or whatever the model sent in its place. */
-  readonly arguments: string
-}
-
-export interface StepUsage {
-  readonly step: number
-  readonly model: string
-  readonly promptTokens: number
-  readonly completionTokens: number
-}
 
 interface OpenCall extends RequestedCall {
   readonly step: number
   readonly textOffset: number
-  result: { readonly content: string; readonly success: boolean; readonly durationMillis: number } | undefined
+  result: Pick<CallResult, "content" | "success" | "durationMillis"> | undefined
 }
 
 const unfinished = {
@@ -34,29 +19,57 @@ const unfinished = {
 
 export class Transcript {
   readonly user: string
-  reply = ""
-  /** The model that answered last. */
-  model: string
-  readonly usage: Array<StepUsage> = []
+  readonly #usage: Array<StepUsage> = []
   readonly #calls: Array<OpenCall> = []
+  /** Where the calls of the last step begin. */
+  #stepAt = 0
+  #reply = ""
+  #model: string
 
+  /** `model` is the one that will be asked first. */
   constructor(user: string, model: string) {
     this.user = user
-    this.model = model
+    this.#model = model
   }
 
-  /** Records the calls of one step. Answers how to record the result of each, in the order given. */
-  request(
-    step: number,
-    calls: ReadonlyArray<RequestedCall>
-  ): ReadonlyArray<(result: NonNullable<OpenCall["result"]>) => void> {
-    return calls.map((call) => {
-      const open: OpenCall = { ...call, step, textOffset: this.reply.length, result: undefined }
-      this.#calls.push(open)
-      return (result) => {
-        open.result = result
+  add(event: AgentEvent): void {
+    switch (event.type) {
+      case "text":
+        this.#reply += event.text
+        return
+      case "answering":
+        this.#model = event.model
+        return
+      case "usage": {
+        const { type: _, ...usage } = event
+        this.#usage.push(usage)
+        return
       }
-    })
+      case "step_finished":
+        this.#stepAt = this.#calls.length
+        for (const call of event.calls) {
+          this.#calls.push({ ...call, step: event.step, textOffset: this.#reply.length, result: undefined })
+        }
+        return
+      case "tool_finished": {
+        const open = this.#calls[this.#stepAt + event.position]
+        if (open !== undefined) open.result = event.result
+      }
+    }
+  }
+
+  /** All that was said, complete or not. */
+  get reply(): string {
+    return this.#reply
+  }
+
+  /** The model that answered last. */
+  get model(): string {
+    return this.#model
+  }
+
+  get usage(): ReadonlyArray<StepUsage> {
+    return this.#usage
   }
 
   get toolNames(): ReadonlyArray<string> {
@@ -72,14 +85,15 @@ export class Transcript {
   }
 
   get record(): TurnRecord {
-    return { user: this.user, reply: this.reply, calls: this.calls }
+    return { user: this.user, reply: this.#reply, calls: this.calls }
   }
 
   /** Over all steps; `undefined` when the model told of none. */
   get totalUsage(): Usage | undefined {
-    if (this.usage.length === 0) return undefined
-    const prompt = this.usage.reduce((sum, step) => sum + step.promptTokens, 0)
-    const completion = this.usage.reduce((sum, step) => sum + step.completionTokens, 0)
-    return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion }
+    if (this.#usage.length === 0) return undefined
+    return {
+      promptTokens: this.#usage.reduce((sum, step) => sum + step.promptTokens, 0),
+      completionTokens: this.#usage.reduce((sum, step) => sum + step.completionTokens, 0)
+    }
   }
 }

@@ -6,11 +6,11 @@ import * as HttpApiEndpoint from "effect/http-api/HttpApiEndpoint"
 import * as HttpApiGroup from "effect/http-api/HttpApiGroup"
 import * as HttpApiSchema from "effect/http-api/HttpApiSchema"
 import * as OpenApi from "effect/http-api/OpenApi"
+import { ChatEvent } from "./ChatEvent.ts"
 import { absent, ClientName, flag, JsonObject, limited, MessageText, Success, Timestamp } from "./Fields.ts"
 import { ForbiddenProblem, UpgradeRequiredProblem } from "./Problems.ts"
 import { Authorization } from "./Security.ts"
 import { SessionId } from "./Session.ts"
-import { ChatEvent } from "./TurnEvent.ts"
 
 export const ModelVariant = Schema.Literals(["default", "fast", "creative"])
 

@@ -2,21 +2,25 @@
  * Owns a chat over one WebSocket: reads a client's frames, starts and stops turns, writes their events.
  */
 import * as NodeHttpServerRequest from "@effect/platform-node/NodeHttpServerRequest"
-import { Cause, Effect, Option, Predicate, Schema } from "effect"
+import { Cause, Effect, Fiber, FiberSet, Option, Predicate, Schema } from "effect"
 import * as HttpServerRequest from "effect/http/HttpServerRequest"
 import { Socket } from "effect/socket"
 import { ChatFrame, ControlFrame } from "../api/ChatApi.ts"
 import { mintSessionId, type SessionId } from "../api/Session.ts"
+import type { DbUnavailable } from "../db/DbUnavailable.ts"
+import { CurrentRequest } from "../observability/CurrentRequest.ts"
 import type { Metrics } from "../observability/Metrics.ts"
-import type { Turn, Turns } from "../turns/Turns.ts"
+import type { Turn, TurnRequest, Turns, TurnsUnavailable } from "../turns/Turns.ts"
+import { ClientFeed, countStream } from "./ClientFeed.ts"
 import { fieldIssuesOf, sentenceOf } from "./fieldIssues.ts"
-import { turnRequest } from "./turnRequest.ts"
+import { ofSocket, turnRequest } from "./turnRequest.ts"
+import { v1Events } from "./V1Events.ts"
 
 /** Larger frames are refused, one at a time; the connection stays. */
 const maxFrame = 1024 * 1024
 
-/** A client this far behind with reading, in bytes, is cut off. */
-const maxBehind = 4 * 1024 * 1024
+/** Turns of one connection that may be about to start; until there is room, no more frames are read. */
+const maxStarting = 16
 
 const decodeMessage = Schema.decodeUnknownEffect(Schema.toCodecJson(ChatFrame), { errors: "all" })
 const decodeControl = Schema.decodeUnknownEffect(Schema.toCodecJson(ControlFrame), { errors: "all" })
@@ -25,6 +29,12 @@ class FrameInvalid extends Schema.TaggedError<FrameInvalid>()("FrameInvalid", {
   code: Schema.Literals(["VALIDATION_ERROR", "PAYLOAD_TOO_LARGE"]),
   message: Schema.String
 }) {}
+
+/** A turn that has been asked for and not been accepted. */
+interface Starting {
+  readonly sessionId: SessionId
+  isCancelled: boolean
+}
 
 const parseFrame = (frame: string | Uint8Array): Effect.Effect<object, FrameInvalid> => {
   const invalid = (message: string) => new FrameInvalid({ code: "VALIDATION_ERROR", message })
@@ -66,20 +76,24 @@ const serve = Effect.fnUntraced(function* (
     )
   )
 
+  const ids = yield* CurrentRequest
+  /** What this connection does besides reading ends with it. */
+  const run = yield* FiberSet.makeRuntime()
+
   /** Turns of this connection that have not ended, by session. */
   const active = new Map<string, Turn>()
+  const starting = new Set<Starting>()
   let sessionId: SessionId = mintSessionId()
+  let isOpen = true
 
-  let pending: Array<string> = []
-  const send = (json: string) => {
-    if (pending.push(json) > 1) return
-    queueMicrotask(() => {
-      const [first, ...rest] = pending
-      pending = []
-      if (first !== undefined) Effect.runFork(Effect.ignore(writer.writeAll([first, ...rest])))
-      if (connection !== undefined && connection.writableLength > maxBehind) connection.destroy()
-    })
-  }
+  const feed = new ClientFeed({
+    write: ([first, ...rest]) => {
+      if (first !== undefined) run(Effect.ignore(writer.writeAll([first, ...rest])))
+    },
+    behind: () => connection?.writableLength ?? 0,
+    cutOff: () => connection?.destroy()
+  })
+  const send = (json: string) => feed.send(json)
   const sendError = (code: string, error: string) =>
     Effect.clockWith((clock) =>
       Effect.sync(() =>
@@ -99,28 +113,71 @@ const serve = Effect.fnUntraced(function* (
 
   const follow = (turn: Turn) => {
     active.set(turn.sessionId, turn)
-    metrics.streamOpened("websocket")
-    turn.log.subscribe({
+    const close = countStream(metrics, "websocket")
+    v1Events(turn.feed).subscribe({
       onEvent: (_, json) => send(json),
       onEnd: () => {
-        metrics.streamClosed("websocket")
+        close()
         if (active.get(turn.sessionId) === turn) active.delete(turn.sessionId)
       }
     })
   }
 
+  /** Starts a turn while frames are read on: the one it interrupts may take its time to be stored. */
+  const start = (request: TurnRequest, mine: Starting) =>
+    turns.start(request).pipe(
+      Effect.map((turn) => {
+        follow(turn)
+        if (!isOpen) turn.cancel("client_disconnected")
+        else if (mine.isCancelled) turn.cancel("client_request")
+      }),
+      Effect.ensuring(Effect.sync(() => starting.delete(mine))),
+      answered,
+      // A turn that has been accepted is always followed, and stopped if its client has gone.
+      Effect.uninterruptible
+    )
+
   const onMessage = Effect.fnUntraced(function* (frame: object) {
     const message = yield* decodeMessage(frame)
     sessionId = message.session_id ?? sessionId
-    follow(yield* turns.start(turnRequest({ ...message, session_id: sessionId }, "interrupt")))
+    const mine: Starting = { sessionId, isCancelled: false }
+    starting.add(mine)
+    const fiber = run(start(turnRequest({ ...message, session_id: sessionId }, ofSocket(ids)), mine))
+    if (starting.size >= maxStarting) yield* Fiber.await(fiber)
   })
 
   const onCancel = Effect.fnUntraced(function* (id: SessionId | null | undefined) {
-    const turn = active.get(id ?? sessionId)
-    if (turn === undefined)
+    const session = id ?? sessionId
+    const turn = active.get(session)
+    const waiting = Array.from(starting).filter((one) => one.sessionId === session)
+    if (turn === undefined && waiting.length === 0)
       return yield* sendError("NO_ACTIVE_STREAM", "No reply is being made in this session.")
-    turn.cancel("client_request")
+    turn?.cancel("client_request")
+    for (const one of waiting) one.isCancelled = true
   })
+
+  /** Tells the client what went wrong with a frame of its. */
+  const answered = <A>(
+    effect: Effect.Effect<A, FrameInvalid | Schema.SchemaError | DbUnavailable | TurnsUnavailable>
+  ): Effect.Effect<A | undefined> =>
+    effect.pipe(
+      Effect.catchTags({
+        FrameInvalid: ({ code, message }) => sendError(code, message),
+        SchemaError: (error) => sendError("VALIDATION_ERROR", sentenceOf(fieldIssuesOf(error, "frame"))),
+        DbUnavailable: () =>
+          sendError("SERVICE_UNAVAILABLE", "The database is not available. Try again in a moment."),
+        TurnsUnavailable: ({ message }) => sendError("SERVICE_UNAVAILABLE", message)
+      }),
+      Effect.catchCause((cause) =>
+        Cause.hasInterruptsOnly(cause)
+          ? Effect.failCause(cause as Cause.Cause<never>)
+          : Effect.andThen(
+              Effect.logError("A frame failed unexpectedly", cause),
+              sendError("INTERNAL_ERROR", "Something went wrong on our side.")
+            )
+      ),
+      Effect.map((value) => value ?? undefined)
+    )
 
   /** Answers whether to go on reading. */
   const onFrame = (frame: string | Uint8Array): Effect.Effect<boolean> =>
@@ -140,21 +197,7 @@ const serve = Effect.fnUntraced(function* (
       }
       return true
     }).pipe(
-      Effect.catchTags({
-        FrameInvalid: ({ code, message }) => sendError(code, message),
-        SchemaError: (error) => sendError("VALIDATION_ERROR", sentenceOf(fieldIssuesOf(error, "frame"))),
-        DbUnavailable: () =>
-          sendError("SERVICE_UNAVAILABLE", "The database is not available. Try again in a moment."),
-        TurnsUnavailable: ({ message }) => sendError("SERVICE_UNAVAILABLE", message)
-      }),
-      Effect.catchCause((cause) =>
-        Cause.hasInterruptsOnly(cause)
-          ? Effect.failCause(cause as Cause.Cause<never>)
-          : Effect.andThen(
-              Effect.logError("A frame failed unexpectedly", cause),
-              sendError("INTERNAL_ERROR", "Something went wrong on our side.")
-            )
-      ),
+      answered,
       Effect.map((goOn) => goOn !== false)
     )
 
@@ -171,6 +214,7 @@ const serve = Effect.fnUntraced(function* (
     Effect.catchTag("SocketError", () => Effect.void),
     Effect.ensuring(
       Effect.sync(() => {
+        isOpen = false
         for (const turn of active.values()) turn.cancel("client_disconnected")
       })
     )

@@ -8,9 +8,8 @@ import { ServerResponse } from "node:http"
 import { Readable } from "node:stream"
 import { Clock, Effect, Schedule, type Scope } from "effect"
 import type { Turn } from "../turns/Turns.ts"
-
-/** A client this far behind, in bytes, is cut off. */
-const maxBehind = 4 * 1024 * 1024
+import { ClientFeed } from "./ClientFeed.ts"
+import { v1Events } from "./V1Events.ts"
 
 const checkEvery = 4_000
 
@@ -21,7 +20,7 @@ export class SseBody extends Readable {
   readonly #turn: Turn
   readonly #onClose: (body: SseBody) => void
   readonly #unsubscribe: () => void
-  #pending = ""
+  readonly #feed: ClientFeed
   /** What goes out with the end. */
   #last = ""
   #lastWrite: number
@@ -33,16 +32,20 @@ export class SseBody extends Readable {
     this.#turn = turn
     this.#lastWrite = now
     this.#onClose = onClose
-    this.#unsubscribe = turn.log.subscribe({
-      onEvent: (sequence, json) => this.#add(`id: ${turn.id}:${sequence}\ndata: ${json}\n\n`),
+    this.#feed = new ClientFeed({
+      write: (frames) => this.#write(frames.join("")),
+      behind: () => this.#behind,
+      cutOff: () => this.destroy()
+    })
+    this.#unsubscribe = v1Events(turn.feed).subscribe({
+      onEvent: (sequence, json) => this.#feed.send(`id: ${turn.id}:${sequence}\ndata: ${json}\n\n`),
       onEnd: () => {
         if (this.#response === undefined) {
-          this.#flush()
+          this.#feed.flush()
           this.push(null)
           return
         }
-        this.#last = this.#pending
-        this.#pending = ""
+        this.#last = this.#feed.take().join("")
         this.push(null)
         // Nothing is left to read, so that this comes to its end.
         this.resume()
@@ -51,7 +54,7 @@ export class SseBody extends Readable {
   }
 
   override pipe<T extends NodeJS.WritableStream>(destination: T, options?: { end?: boolean }): T {
-    if (!(destination instanceof ServerResponse) || this.#turn.log.ended)
+    if (!(destination instanceof ServerResponse) || this.#turn.feed.ended)
       return super.pipe(destination, options)
     const waiting: Buffer | null = this.read()
     if (waiting !== null) destination.write(waiting)
@@ -66,25 +69,18 @@ export class SseBody extends Readable {
     return this.#response === undefined ? this.readableLength : this.#response.writableLength
   }
 
-  #add(frame: string) {
-    if (this.#pending === "") queueMicrotask(() => this.#flush())
-    this.#pending += frame
-  }
-
-  #flush() {
-    if (this.#pending === "" || this.destroyed) return
-    if (this.#response === undefined) this.push(this.#pending)
-    else this.#response.write(this.#pending)
-    this.#pending = ""
+  #write(text: string) {
+    if (this.destroyed) return
+    if (this.#response === undefined) this.push(text)
+    else this.#response.write(text)
     this.#lastWrite = -1
-    if (this.#behind > maxBehind) this.destroy()
   }
 
   /** Sends a comment if nothing was sent for a while, and nothing waits to be. `now` in milliseconds. */
   keepAlive(now: number) {
-    if (this.#turn.log.ended || this.#behind > 0) return
+    if (this.#turn.feed.ended || this.#behind > 0) return
     if (this.#lastWrite < 0) this.#lastWrite = now
-    else if (now - this.#lastWrite >= quietFor) this.#add(": still here\n\n")
+    else if (now - this.#lastWrite >= quietFor) this.#feed.send(": still here\n\n")
   }
 
   override _read() {}
@@ -92,7 +88,7 @@ export class SseBody extends Readable {
   /** Called on the last byte, and when the client goes away: what it asked for stops then. */
   override _destroy(error: Error | null, done: (error: Error | null) => void) {
     this.#unsubscribe()
-    if (!this.#turn.log.ended) this.#turn.cancel("client_disconnected")
+    if (!this.#turn.feed.ended) this.#turn.cancel("client_disconnected")
     this.#onClose(this)
     done(error)
   }

@@ -9,14 +9,17 @@ import { Api } from "../api/Api.ts"
 import { ForbiddenProblem, UpgradeRequiredProblem } from "../api/Problems.ts"
 import type { SessionId } from "../api/Session.ts"
 import { AppConfig } from "../Config.ts"
+import { CurrentRequest } from "../observability/CurrentRequest.ts"
 import { Metrics } from "../observability/Metrics.ts"
 import { Sessions } from "../sessions/Sessions.ts"
 import { type Turn, type TurnResult, Turns } from "../turns/Turns.ts"
 import { serveChatSocket } from "./ChatSocket.ts"
+import { countStream } from "./ClientFeed.ts"
 import { intentOf } from "./Intent.ts"
 import { makeSseBodies } from "./SseBody.ts"
-import { turnRequest } from "./turnRequest.ts"
+import { ofRequest, turnRequest } from "./turnRequest.ts"
 import { unavailable } from "./unavailable.ts"
+import { wireUsage } from "./V1Events.ts"
 
 /** Waits for the reply. A caller that goes away meanwhile takes the turn with it. */
 const settle = (turn: Turn) =>
@@ -92,12 +95,12 @@ export const layerChatHandlers = HttpApiBuilder.group(
     const socket = yield* makeSocket
 
     const sseBody = (turn: Turn) => {
-      metrics.streamOpened("sse")
-      return makeSseBody(turn).once("close", () => metrics.streamClosed("sse"))
+      return makeSseBody(turn).once("close", countStream(metrics, "sse"))
     }
 
     const stream = (request: Sent) =>
-      turns.start(turnRequest(request, "wait")).pipe(
+      CurrentRequest.pipe(
+        Effect.flatMap((ids) => turns.start(turnRequest(request, ofRequest(ids)))),
         Effect.map((turn) =>
           HttpServerResponse.raw(sseBody(turn), {
             contentType: "text/event-stream",
@@ -112,7 +115,7 @@ export const layerChatHandlers = HttpApiBuilder.group(
       )
 
     const reply = Effect.fnUntraced(function* (request: Sent) {
-      const turn = yield* turns.start(turnRequest(request, "wait"))
+      const turn = yield* turns.start(turnRequest(request, ofRequest(yield* CurrentRequest)))
       const result = yield* settle(turn)
       return {
         success: result.status === "completed",
@@ -184,7 +187,9 @@ export const layerConversationHandlers = HttpApiBuilder.group(
     const turns = yield* Turns
     return handlers.handle("message", ({ payload }) =>
       Effect.gen(function* () {
-        const turn = yield* turns.start(turnRequest({ ...payload, message: payload.text }, "wait"))
+        const turn = yield* turns.start(
+          turnRequest({ ...payload, message: payload.text }, ofRequest(yield* CurrentRequest))
+        )
         const result = yield* settle(turn)
         return {
           success: result.status === "completed",
@@ -197,7 +202,7 @@ export const layerConversationHandlers = HttpApiBuilder.group(
             message_id: result.messageId,
             model: result.model,
             tool_calls: result.tools.length,
-            usage: result.usage,
+            usage: result.usage === null ? null : wireUsage(result.usage),
             processing_time_ms: result.processingMillis,
             trace_id: result.traceId
           },

@@ -3,6 +3,7 @@
  */
 import type { ChatRequest } from "../api/ChatApi.ts"
 import type { ModelOverride } from "../llm/Llm.ts"
+import type { RequestIds } from "../observability/CurrentRequest.ts"
 import type { TurnRequest } from "../turns/Turns.ts"
 
 type Sent = Pick<ChatRequest, "message"> & Partial<Omit<ChatRequest, "message" | "stream">>
@@ -18,13 +19,24 @@ const override = (sent: Sent): ModelOverride => {
   return chosen
 }
 
-export const turnRequest = (sent: Sent, whenBusy: TurnRequest["whenBusy"]): TurnRequest => ({
+export const turnRequest = (
+  sent: Sent,
+  { origin, whenBusy }: Pick<TurnRequest, "origin" | "whenBusy">
+): TurnRequest => ({
   message: sent.message,
   sessionId: sent.session_id ?? undefined,
   userId: sent.user_id ?? undefined,
   context: sent.context ?? undefined,
   variant: sent.model_variant ?? "default",
   override: override(sent),
-  ownTrace: whenBusy === "interrupt",
+  origin,
   whenBusy
 })
+
+/** One turn for a request: it waits for its session, and is part of the request's trace. */
+export const ofRequest = ({ method, route = "" }: RequestIds) =>
+  ({ origin: { name: `${method} ${route}`.trim(), trace: "continued" }, whenBusy: "wait" }) as const
+
+/** One of the turns of a WebSocket, which outlives them: it interrupts the one before it. */
+export const ofSocket = ({ route = "" }: RequestIds) =>
+  ({ origin: { name: `WS ${route}`.trim(), trace: "own" }, whenBusy: "interrupt" }) as const

@@ -260,8 +260,11 @@ const spanEvent = (name: string, attributes: Record<string, unknown>): Effect.Ef
     Effect.ignore
   )
 
-/** Says which model answers, for providers that don't. */
-const withModel = (model: string, parts: Parts): Parts =>
-  parts.some((part) => part.type === "response-metadata" && part.modelId !== undefined)
-    ? parts
-    : [Response.makePart("response-metadata", { modelId: model }), ...parts]
+/**
+ * Says which model was asked, before what its server says of the one that answers: that may be a dated name, under which
+ * nobody knows its price.
+ */
+const withModel = (model: string, parts: Parts): Parts => [
+  Response.makePart("response-metadata", { modelId: model }),
+  ...parts
+]

@@ -92,7 +92,7 @@ export class Metrics extends Context.Service<
       readonly seconds: number
       readonly firstDeltaSeconds: number | undefined
     }) => void
-    /** `model` is folded into `other` unless it is configured. */
+    /** `model` is the one asked, which is what prices are known for. It is folded into `other` unless it is configured. */
     readonly llmCall: (call: {
       readonly model: string
       readonly outcome: "ok" | "failed" | "cancelled"

@@ -1,10 +1,10 @@
 /**
- * Owns what came of a turn: how it ended, told from how its effect did, and the event that says so.
+ * Owns what came of a turn: how it ended, told from how its effect did.
  *
  * Does not run, store or send anything.
  */
 import { Cause, Exit, Option, Schema } from "effect"
-import type { FinalEvent, Usage } from "../api/TurnEvent.ts"
+import type { Usage } from "../agent/AgentEvent.ts"
 import type { DbUnavailable } from "../db/DbUnavailable.ts"
 import type { LlmUnavailable } from "../llm/Llm.ts"
 import type { EndStatus } from "./TurnsRepo.ts"
@@ -91,21 +91,3 @@ export const asNotStored = (result: TurnResult): TurnResult => ({
   ...failed("SERVICE_UNAVAILABLE", "The reply could not be stored. Try again in a moment."),
   messageId: null
 })
-
-export const finalEvent = (result: TurnResult): FinalEvent =>
-  result.error !== null
-    ? { type: "error", error: result.error, error_code: result.errorCode ?? "INTERNAL_ERROR" }
-    : result.status === "completed"
-      ? {
-          type: "end",
-          content: result.reply,
-          metadata: {
-            message_id: result.messageId,
-            tool_calls: result.tools.length,
-            model: result.model,
-            usage: result.usage,
-            processing_time_ms: result.processingMillis,
-            trace_id: result.traceId
-          }
-        }
-      : { type: "cancelled", reason: result.cancelReason ?? "shutdown" }

@@ -24,16 +24,15 @@ import { mintSessionId, type SessionId } from "../api/Session.ts"
 import { AppConfig } from "../Config.ts"
 import type { DbUnavailable } from "../db/DbUnavailable.ts"
 import { Llm, type ModelOverride, type ModelVariant } from "../llm/Llm.ts"
-import { CurrentRequest } from "../observability/CurrentRequest.ts"
 import { Metrics } from "../observability/Metrics.ts"
 import { SpanName } from "../observability/SpanName.ts"
 import { TraceStore } from "../traces/TraceStore.ts"
 import { makeTurnEnds } from "./TurnEnds.ts"
+import type { TurnFeed } from "./TurnFeed.ts"
 import { TurnLog } from "./TurnLog.ts"
 import {
   asNotStored,
   type CancelReason,
-  finalEvent,
   type Outcome,
   outcomeOf,
   type TurnResult,
@@ -56,6 +55,14 @@ export class TurnsUnavailable extends Schema.TaggedError<TurnsUnavailable>()("Tu
   }
 }
 
+/** Where a turn was asked for. */
+export interface TurnOrigin {
+  /** Such as `POST /api/v1/chat`. */
+  readonly name: string
+  /** `own`: the turn begins a trace, since what asked for it outlives it. `continued`: it is part of the caller's. */
+  readonly trace: "own" | "continued"
+}
+
 export interface TurnRequest {
   readonly message: string
   /** Absent: a new session, with an id minted for it. */
@@ -65,8 +72,7 @@ export interface TurnRequest {
   readonly context: Readonly<Record<string, unknown>> | undefined
   readonly variant: ModelVariant
   readonly override: ModelOverride
-  /** Whether the turn begins a trace of its own: a WebSocket outlives its turns. */
-  readonly ownTrace: boolean
+  readonly origin: TurnOrigin
   /** What to do while another turn of the session runs. */
   readonly whenBusy: "wait" | "interrupt"
 }
@@ -74,7 +80,7 @@ export interface TurnRequest {
 export interface Turn {
   readonly id: string
   readonly sessionId: SessionId
-  readonly log: TurnLog
+  readonly feed: TurnFeed
   /** Waits for the end. Interrupting it leaves the turn alone. */
   readonly result: Effect.Effect<TurnResult>
   /** Stops the turn, if it has not ended. What it has said is kept. */
@@ -86,6 +92,10 @@ export class Turns extends Context.Service<
   {
     /** Accepts a turn: once this answers, the user's message is kept, whatever happens. */
     readonly start: (request: TurnRequest) => Effect.Effect<Turn, TurnsUnavailable | DbUnavailable>
+    /** An open turn. One that has ended, or that another process runs, is not found. */
+    readonly find: (turnId: string) => Effect.Effect<Option.Option<Turn>>
+    /** Stops the turn, if it is open here. What it has said is kept. Answers whether it was. */
+    readonly stop: (turnId: string, reason: CancelReason) => Effect.Effect<boolean>
     /** Stops the session's running turn and those that wait. Answers whether there was any. */
     readonly cancelSession: (sessionId: string, reason: CancelReason) => Effect.Effect<boolean>
     /** Takes no more turns, gives the running ones until `grace`, then stops them, keeping what they said. */
@@ -126,8 +136,8 @@ const instanceExpiryMillis = instanceExpirySeconds * 1000
 /** A turn in this process, from accepted to ended. */
 interface OpenTurn extends Turn {
   readonly number: number
-  /** Where it was asked for, such as `POST /api/v1/chat` or `WS /api/v1/chat/ws`. */
-  readonly endpoint: string
+  readonly feed: TurnLog
+  readonly origin: TurnOrigin
   readonly ended: Deferred.Deferred<TurnResult>
   cancelled: CancelReason | undefined
   fiber: Fiber.Fiber<unknown, unknown> | undefined
@@ -154,6 +164,7 @@ const make = Effect.gen(function* () {
 
   const owner = crypto.randomUUID()
   const lanes = new Map<string, Lane>()
+  const openTurns = new Map<string, OpenTurn>()
   let open = 0
   let draining = false
   /** Turns get no more time. */
@@ -245,11 +256,14 @@ const make = Effect.gen(function* () {
           agent.run({
             sessionId: turn.sessionId,
             userId: request.userId,
+            message: request.message,
             history,
             variant: request.variant,
             override: request.override,
-            transcript,
-            emit: (event) => turn.log.append(event)
+            emit: (event) => {
+              transcript.add(event)
+              turn.feed.append(event)
+            }
           })
         ),
         Effect.timeoutOrElse({
@@ -278,7 +292,7 @@ const make = Effect.gen(function* () {
     tools: transcript.toolNames,
     model: transcript.model,
     usage: transcript.totalUsage ?? null,
-    processingMillis: Math.round(clock.currentTimeMillisUnsafe() - turn.log.startedAt),
+    processingMillis: Math.round(clock.currentTimeMillisUnsafe() - turn.feed.startedAt),
     traceId
   })
 
@@ -315,8 +329,9 @@ const make = Effect.gen(function* () {
   const finish = (turn: OpenTurn, lane: Lane, result: TurnResult) =>
     Effect.sync(() => {
       lane.turns.splice(lane.turns.indexOf(turn), 1)
+      openTurns.delete(turn.id)
       leaveLane(turn.sessionId, lane)
-      turn.log.end(finalEvent(result))
+      turn.feed.end({ type: "ended", result })
       Deferred.doneUnsafe(turn.ended, Effect.succeed(result))
       release()
       metrics.turnsOpen(open)
@@ -324,16 +339,16 @@ const make = Effect.gen(function* () {
         outcome: result.status,
         seconds: result.processingMillis / 1000,
         firstDeltaSeconds:
-          turn.log.firstDeltaAt === undefined
+          turn.feed.firstTextAt === undefined
             ? undefined
-            : (turn.log.firstDeltaAt - turn.log.startedAt) / 1000
+            : (turn.feed.firstTextAt - turn.feed.startedAt) / 1000
       })
       traces.addSample({
         sessionId: turn.sessionId,
-        endpoint: turn.endpoint,
+        endpoint: turn.origin.name,
         responseMillis: result.processingMillis,
         status: result.status,
-        at: turn.log.startedAt
+        at: turn.feed.startedAt
       })
     })
 
@@ -347,7 +362,7 @@ const make = Effect.gen(function* () {
     const model = llm.modelFor(request.variant, request.override)
     const previous = lane.turns.at(-1)
     const span = yield* Effect.makeSpan(SpanName.sendMessage, {
-      root: request.ownTrace,
+      root: request.origin.trace === "own",
       attributes: { session_id: sessionId, turn_id: id }
     })
     const endSpan = (exit: Exit.Exit<unknown, unknown>) =>
@@ -368,14 +383,13 @@ const make = Effect.gen(function* () {
         Effect.onError((cause) => Effect.andThen(endSpan(Exit.failCause(cause)), ends.disown(id)))
       )
     metrics.turnsOpen(open)
-    const { method, route = "" } = yield* CurrentRequest
     const ended = Deferred.makeUnsafe<TurnResult>()
     const turn: OpenTurn = {
       id,
       sessionId,
-      log,
+      feed: log,
       number: accepted.number,
-      endpoint: `${request.ownTrace ? "WS" : method} ${route}`.trim(),
+      origin: request.origin,
       ended,
       result: Deferred.await(ended),
       cancelled: undefined,
@@ -387,8 +401,9 @@ const make = Effect.gen(function* () {
       }
     }
     lane.turns.push(turn)
+    openTurns.set(id, turn)
     lane.users++
-    log.append({ type: "start", model, turn_id: id })
+    log.append({ type: "accepted", model })
     const transcript = new Transcript(request.message, model)
     turn.fiber = yield* run(request, turn, transcript, accepted, previous).pipe(
       Effect.flatMap((result) =>
@@ -442,6 +457,13 @@ const make = Effect.gen(function* () {
 
   return Turns.of({
     start,
+    find: (turnId) => Effect.sync(() => Option.fromUndefinedOr(openTurns.get(turnId))),
+    stop: (turnId, reason) =>
+      Effect.sync(() => {
+        const turn = openTurns.get(turnId)
+        turn?.cancel(reason)
+        return turn !== undefined
+      }),
     cancelSession: (sessionId, reason) => Effect.sync(() => cancelLane(lanes.get(sessionId), reason)),
     drain,
     status: Effect.sync(() => ({ open, draining }))

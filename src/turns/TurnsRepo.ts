@@ -7,8 +7,8 @@
  */
 import { Context, Effect, Layer } from "effect"
 import { SqlClient, type Statement } from "effect/sql"
+import type { StepUsage } from "../agent/AgentEvent.ts"
 import type { RecordedCall, TurnRecord } from "../agent/Prompt.ts"
-import type { StepUsage } from "../agent/Transcript.ts"
 import type { SessionId } from "../api/Session.ts"
 import { type DbUnavailable, guard, retrying } from "../db/DbUnavailable.ts"
 import { toJsonb, toText } from "../db/Storable.ts"

@@ -22,16 +22,19 @@ let minted = 0
 const happen = ({ user, steps, last }: typeof Happened.Type): TurnRecord => {
   const transcript = new Transcript(user, "m")
   steps.forEach(({ text, finished }, step) => {
-    transcript.reply += text
-    const finish = transcript.request(
-      step,
-      finished.map(() => ({ id: `call_${minted++}`, name: "calculator", arguments: '{"expression":"1+1"}' }))
-    )
-    finished.forEach((done, i) => {
-      if (done) finish[i]?.({ content: '{"result":2}', success: true, durationMillis: 1 })
+    transcript.add({ type: "text", text })
+    const calls = finished.map(() => ({
+      id: `call_${minted++}`,
+      name: "calculator",
+      arguments: '{"expression":"1+1"}'
+    }))
+    transcript.add({ type: "step_finished", step, calls })
+    const result = { content: '{"result":2}', success: true, error: null, durationMillis: 1 }
+    calls.forEach((call, position) => {
+      if (finished[position]) transcript.add({ type: "tool_finished", step, position, call, result })
     })
   })
-  transcript.reply += last
+  transcript.add({ type: "text", text: last })
   return transcript.record
 }
 

@@ -5,6 +5,7 @@ import { SessionId } from "../../src/api/Session.ts"
 import { makeSseBodies, SseBody } from "../../src/http/SseBody.ts"
 import { TurnLog } from "../../src/turns/TurnLog.ts"
 import type { CancelReason, Turn } from "../../src/turns/Turns.ts"
+import { endedTurn } from "../support/endedTurn.ts"
 
 const makeTurn = () => {
   const cancelled: Array<CancelReason> = []
@@ -13,15 +14,13 @@ const makeTurn = () => {
   const turn: Turn = {
     id: log.turnId,
     sessionId,
-    log,
+    feed: log,
     result: Effect.never,
     cancel: (reason) => void cancelled.push(reason)
   }
-  log.append({ type: "start", model: "m", turn_id: log.turnId })
+  log.append({ type: "accepted", model: "m" })
   return { turn, log, cancelled }
 }
-
-const end = { type: "cancelled", reason: "client_request" } as const
 
 /** Lets microtasks run: frames that come together are written in one. */
 const settle = Effect.promise(() => new Promise((resolve) => setImmediate(resolve)))
@@ -48,7 +47,7 @@ describe("SseBody", () => {
       }
       assert.isAtLeast(comments, 4)
       assert.isAtMost(comments, 12)
-      log.end(end)
+      log.end(endedTurn)
       assert.match(yield* take(body), /^id: [^\n]+:2\ndata: [^\n]+\n\n$/)
     })
   )
@@ -58,7 +57,7 @@ describe("SseBody", () => {
       const { turn, log } = makeTurn()
       const body = (yield* makeSseBodies)(turn)
       for (let n = 0; n < 60; n++) {
-        log.append({ type: "delta", content: "x" })
+        log.append({ type: "text", text: "x" })
         yield* TestClock.adjust("1 second")
         assert.notMatch(yield* take(body), /^:/m)
       }
@@ -71,8 +70,8 @@ describe("SseBody", () => {
       const errors: Array<Error> = []
       const body = (yield* makeSseBodies)(turn)
       body.on("error", (error) => errors.push(error))
-      log.append({ type: "delta", content: "x".repeat(100_000) })
-      log.end(end)
+      log.append({ type: "text", text: "x".repeat(100_000) })
+      log.end(endedTurn)
       yield* settle
       yield* TestClock.adjust("2 minutes")
       const text = yield* Effect.promise(async () => Buffer.concat(await body.toArray()).toString())
@@ -89,7 +88,7 @@ describe("SseBody", () => {
       const body = (yield* makeSseBodies)(turn)
       body.on("error", () => {})
       for (let n = 0; n < 5; n++) {
-        log.append({ type: "delta", content: "x".repeat(1024 * 1024) })
+        log.append({ type: "text", text: "x".repeat(1024 * 1024) })
         yield* settle
       }
       assert.isTrue(body.destroyed)
@@ -106,7 +105,7 @@ describe("SseBody", () => {
 
       const ended = makeTurn()
       const body = new SseBody(ended.turn, 0, () => {})
-      ended.log.end(end)
+      ended.log.end(endedTurn)
       body.destroy()
       yield* settle
       assert.deepStrictEqual(ended.cancelled, [])

@@ -58,7 +58,7 @@ describe("Llm, models and settings", () => {
     })
   )
 
-  it.effect("leaves the provider's own word on who answers", () =>
+  it.effect("says which model was asked, and leaves the provider's own word on who answers", () =>
     Effect.gen(function* () {
       const named: Answer = Stream.make(
         { type: "response-metadata", modelId: "main-2026" } as const,
@@ -69,7 +69,7 @@ describe("Llm, models and settings", () => {
       const { parts } = yield* complete(llm)
       assert.deepStrictEqual(
         parts.flatMap((part) => (part.type === "response-metadata" ? [part.modelId] : [])),
-        ["main-2026"]
+        ["main", "main-2026"]
       )
     })
   )

@@ -4,7 +4,7 @@
  * Does not judge what it gets, except that every event has to fit its schema, without fields of its own.
  */
 import { Effect, Schedule, Schema, type Scope } from "effect"
-import { ChatEvent as ChatEventSchema } from "../../src/api/TurnEvent.ts"
+import { ChatEvent as ChatEventSchema } from "../../src/api/ChatEvent.ts"
 import { Inbox } from "./Inbox.ts"
 
 export type ChatEvent = typeof ChatEventSchema.Type

@@ -7,9 +7,11 @@ import { Agent } from "../../src/agent/Agent.ts"
 import { SessionId } from "../../src/api/Session.ts"
 import { AppConfig } from "../../src/Config.ts"
 import { DbUnavailable } from "../../src/db/DbUnavailable.ts"
+import { v1Events } from "../../src/http/V1Events.ts"
 import { Metrics } from "../../src/observability/Metrics.ts"
 import * as Server from "../../src/Server.ts"
 import { TraceStore } from "../../src/traces/TraceStore.ts"
+import type { TurnEvent } from "../../src/turns/TurnEvent.ts"
 import { type Turn, TurnPace, type TurnRequest, Turns, TurnsUnavailable } from "../../src/turns/Turns.ts"
 import { TurnsRepo } from "../../src/turns/TurnsRepo.ts"
 import { eventually } from "../support/ChatClient.ts"
@@ -67,7 +69,7 @@ const request = (
   context: undefined,
   variant: "default",
   override: {},
-  ownTrace: false,
+  origin: { name: "test", trace: "continued" },
   whenBusy
 })
 
@@ -75,13 +77,20 @@ const hanging = Reply.text(["One ", "two", " three"], { fault: { after: 2, kind:
 
 const untilSaid = (turn: Turn, text: string) =>
   eventually(
-    Effect.sync(() => turn.log.text),
+    Effect.sync(() => {
+      let text = ""
+      const onEvent = (event: TurnEvent) => {
+        if (event.type === "text") text += event.text
+      }
+      turn.feed.subscribe({ onEvent, onEnd: () => {} })()
+      return text
+    }),
     (said) => said === text
   )
 
 const finalOf = (turn: Turn) => {
   const events: Array<{ readonly type: string; readonly reason?: string; readonly error_code?: string }> = []
-  turn.log.subscribe({
+  v1Events(turn.feed).subscribe({
     onEvent: (_, json) => void events.push(JSON.parse(json)),
     onEnd: () => {}
   })
@@ -260,7 +269,7 @@ layer(TestDb.layer, { excludeTestServices: true })("Turns", (it) => {
       const last = yield* turns.start(request("all", "last", "interrupt"))
       for (const turn of [first, ...waiting]) {
         assert.deepInclude(yield* turn.result, { status: "cancelled", cancelReason: "new_message" })
-        assert.isTrue(turn.log.ended)
+        assert.isTrue(turn.feed.ended)
       }
       assert.deepInclude(yield* last.result, { status: "completed", reply: "Last." })
       assert.include(JSON.stringify(model.requests.at(-1)?.body), "second\\n\\nthird\\n\\nlast")

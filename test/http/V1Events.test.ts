@@ -1,14 +1,16 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { ChatEvent } from "../../src/api/TurnEvent.ts"
+import { ChatEvent } from "../../src/api/ChatEvent.ts"
+import { v1Events } from "../../src/http/V1Events.ts"
 import { TurnLog } from "../../src/turns/TurnLog.ts"
+import { endedTurn } from "../support/endedTurn.ts"
 
 const decode = Schema.decodeUnknownSync(Schema.fromJsonString(ChatEvent))
 
 const read = (log: TurnLog, after = 0) => {
   const told: Array<{ readonly sequence: number; readonly event: typeof ChatEvent.Type }> = []
   let ended = false
-  const stop = log.subscribe(
+  const stop = v1Events(log).subscribe(
     {
       onEvent: (sequence, json) => void told.push({ sequence, event: decode(json) }),
       onEnd: () => {
@@ -27,31 +29,34 @@ const deltas = ["Let", " me", " see", ".", " Four", ", ", "名", "字"]
 
 /** A turn's events: deltas with a tool call among them. */
 const fill = (log: TurnLog) => {
-  log.append({ type: "start", model: "m", turn_id: log.turnId })
-  for (const content of deltas.slice(0, 4)) log.append({ type: "delta", content })
-  log.append({ level: "node", type: "tool_executing", data: { tool: "calculator" } })
-  for (const content of deltas.slice(4)) log.append({ type: "delta", content })
+  log.append({ type: "accepted", model: "m" })
+  for (const content of deltas.slice(0, 4)) log.append({ type: "text", text: content })
+  log.append({
+    type: "tool_started",
+    step: 0,
+    position: 0,
+    call: { id: "c", name: "calculator", arguments: "{}" }
+  })
+  for (const content of deltas.slice(4)) log.append({ type: "text", text: content })
 }
-
-const end = { type: "cancelled", reason: "client_request" } as const
 
 const make = () => new TurnLog("0190d5a1-0000-7000-8000-0123456789ab", 'a "session"', () => 1_700_000_000_000)
 
-describe("TurnLog", () => {
+describe("V1Events", () => {
   it("numbers events from 1 and puts each in the envelope of the contract", () => {
     const log = make()
     const { told, ended } = read(log)
     fill(log)
-    log.end(end)
+    log.end(endedTurn)
     assert.deepStrictEqual(
       told.map(({ sequence }) => sequence),
-      Array.from({ length: 11 }, (_, i) => i + 1)
+      Array.from({ length: 12 }, (_, i) => i + 1)
     )
     assert.isTrue(ended())
     for (const { event } of told) assert.strictEqual(event.session_id, 'a "session"')
     const first = told[0]?.event
     assert.isTrue(first !== undefined && "id" in first && /^evt_[0-9a-f]{16}$/.test(first.id))
-    assert.strictEqual(new Set(told.map(({ event }) => ("id" in event ? event.id : event.type))).size, 11)
+    assert.strictEqual(new Set(told.map(({ event }) => ("id" in event ? event.id : event.type))).size, 12)
   })
 
   it("tells the same text and the same other events from any point, before and after the end", () => {
@@ -59,7 +64,7 @@ describe("TurnLog", () => {
       const log = make()
       const live = read(log)
       fill(log)
-      if (endFirst) log.end(end)
+      if (endFirst) log.end(endedTurn)
       for (let after = 0; after <= live.told.length; after++) {
         const late = read(log, after)
         const missed = live.told.slice(after)
@@ -78,10 +83,10 @@ describe("TurnLog", () => {
   it("a reader that joins late gets what comes next, once", () => {
     const log = make()
     fill(log)
-    const late = read(log, 3)
-    log.append({ type: "delta", content: "!" })
-    log.end(end)
-    log.append({ type: "delta", content: "never" })
+    const late = read(log, 4)
+    log.append({ type: "text", text: "!" })
+    log.end(endedTurn)
+    log.append({ type: "text", text: "never" })
     assert.strictEqual(textOf(late.told), " see. Four, 名字!")
     assert.strictEqual(late.told.filter(({ event }) => event.type === "cancelled").length, 1)
   })
@@ -91,7 +96,7 @@ describe("TurnLog", () => {
     const reader = read(log)
     reader.stop()
     fill(log)
-    log.end(end)
+    log.end(endedTurn)
     assert.deepStrictEqual(reader.told, [])
     assert.isFalse(reader.ended())
   })

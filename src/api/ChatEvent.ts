@@ -1,7 +1,7 @@
 /**
  * Owns what a client sees of a turn while it runs: the events of the wire contract and their schemas.
  *
- * Does not number, encode or send them (`TurnLog` does). No server code, so that clients can import it.
+ * Does not make, number or send them (`http/V1Events.ts` does). No server code, so that clients can import it.
  */
 import { Schema } from "effect"
 
@@ -117,13 +117,3 @@ export type WorkflowEvent = typeof WorkflowEvent.Type
 
 /** Everything a stream may carry. */
 export const ChatEvent = Schema.Union([StreamEvent, WorkflowEvent]).annotate({ identifier: "ChatEvent" })
-
-type WithoutEnvelope<E, K extends PropertyKey> = E extends unknown ? Omit<E, K> : never
-
-/** An event before `TurnLog` puts it in its envelope. */
-export type TurnEvent =
-  | WithoutEnvelope<StreamEvent, "version" | "id" | "timestamp" | "session_id">
-  | WithoutEnvelope<WorkflowEvent, "timestamp" | "session_id">
-
-/** The one event that ends a stream. */
-export type FinalEvent = Extract<TurnEvent, { readonly type: "end" | "error" | "cancelled" }>
